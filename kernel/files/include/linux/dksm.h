@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * DKSM, daemonless kernel same-page merging: what the rest of the kernel calls.
+ *
+ * A DKSM frame is an anonymous folio of KSM's kind (PAGE_MAPPING_KSM), so
+ * that the fault, swap and migration paths already treat it right: nobody can
+ * write to it, a write fault copies.  Bit 2 of folio->mapping tells it from a
+ * folio of ksmd; the rest of the word points to the frame's node.
+ *
+ * Every hook is an inline that does nothing for what is not DKSM's, and
+ * nothing at all without CONFIG_DKSM.
+ */
+#ifndef _LINUX_DKSM_H
+#define _LINUX_DKSM_H
+
+#include <linux/mm_types.h>
+#include <linux/page-flags.h>
+
+struct list_head;
+struct pid;
+struct pid_namespace;
+struct rmap_walk_control;
+struct seq_file;
+struct task_struct;
+struct vm_fault;
+
+#ifdef CONFIG_DKSM
+
+#define DKSM_MAPPING_TAG	0x4UL
+#define DKSM_MAPPING_FLAGS	(PAGE_MAPPING_KSM | DKSM_MAPPING_TAG)
+
+/**
+ * folio_test_dksm - is this a frame shared through DKSM?
+ * @folio: any folio
+ *
+ * The answer is stable while the folio is locked and referenced.
+ */
+static inline bool folio_test_dksm(const struct folio *folio)
+{
+	unsigned long mapping = (unsigned long)READ_ONCE(folio->mapping);
+
+	return (mapping & DKSM_MAPPING_FLAGS) == DKSM_MAPPING_FLAGS;
+}
+
+bool dksm_zero_pte(struct mm_struct *mm, pte_t pte);
+bool folio_trylock_unless_dksm(struct folio *folio);
+void __dksm_folio_free(struct folio *folio);
+void dksm_folio_migrate(struct folio *newfolio, struct folio *folio);
+void dksm_rmap_walk(struct folio *folio, struct rmap_walk_control *rwc);
+void dksm_collect_procs(struct folio *folio, struct page *page,
+			struct list_head *to_kill, int force_early);
+void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio);
+int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm);
+void __dksm_exit(struct mm_struct *mm);
+int dksm_proc_stat(struct seq_file *m, struct pid_namespace *ns,
+		   struct pid *pid, struct task_struct *task);
+
+/* From free_pages_prepare(), in any context. */
+static inline void dksm_folio_free(struct folio *folio)
+{
+	if (unlikely(folio_test_dksm(folio)))
+		__dksm_folio_free(folio);
+}
+
+static inline void dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
+{
+	if (folio_test_dksm(folio))
+		__dksm_cow_break(vmf, folio);
+}
+
+static inline void dksm_init_mm(struct mm_struct *mm)
+{
+	mm->dksm = NULL;
+}
+
+/* mmap_lock of @oldmm held for write; nothing is copied to @mm yet. */
+static inline int dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
+{
+	return READ_ONCE(oldmm->dksm) ? __dksm_fork(mm, oldmm) : 0;
+}
+
+/* The page tables of @mm are gone. */
+static inline void dksm_exit(struct mm_struct *mm)
+{
+	if (mm->dksm)
+		__dksm_exit(mm);
+}
+
+#else /* !CONFIG_DKSM */
+
+static inline bool folio_test_dksm(const struct folio *folio)
+{
+	return false;
+}
+
+static inline bool dksm_zero_pte(struct mm_struct *mm, pte_t pte)
+{
+	return false;
+}
+
+#define folio_trylock_unless_dksm(folio)	folio_trylock(folio)
+
+static inline void dksm_folio_free(struct folio *folio)
+{
+}
+
+static inline void dksm_folio_migrate(struct folio *newfolio,
+				      struct folio *folio)
+{
+}
+
+static inline void dksm_rmap_walk(struct folio *folio,
+				  struct rmap_walk_control *rwc)
+{
+}
+
+static inline void dksm_collect_procs(struct folio *folio, struct page *page,
+				      struct list_head *to_kill,
+				      int force_early)
+{
+}
+
+static inline void dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
+{
+}
+
+static inline void dksm_init_mm(struct mm_struct *mm)
+{
+}
+
+static inline int dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
+{
+	return 0;
+}
+
+static inline void dksm_exit(struct mm_struct *mm)
+{
+}
+
+#endif /* CONFIG_DKSM */
+#endif /* _LINUX_DKSM_H */

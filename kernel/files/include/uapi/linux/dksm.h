@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR MIT) */
+/*
+ * DKSM, daemonless kernel same-page merging: the contract of /dev/dksm.
+ *
+ * Every file descriptor of /dev/dksm starts unbound.  DKSM_IOC_DOMAIN binds it,
+ * once, to a domain: pages are shared only inside one domain.  DKSM_IOC_MERGE
+ * shares the populated private anonymous pages of a range before it returns;
+ * DKSM_IOC_UNMERGE gives each merged page of a range a private copy again.
+ * Nothing happens in the background.
+ *
+ * Every argument begins with @size, the size of the structure the caller was
+ * compiled with, and @flags.  A structure may grow at its end: a shorter one is
+ * accepted, a longer one too as long as the bytes the kernel does not know are
+ * zero.  Errors that every call can return:
+ *
+ *   EFAULT  the argument cannot be read or written
+ *   EINVAL  @size is smaller than the first version of the structure, or a flag
+ *           or reserved field is set that the kernel does not know
+ *   E2BIG   @size is larger than the kernel's structure and the rest is not 0
+ *   ENOTTY  no such call
+ */
+#ifndef _UAPI_LINUX_DKSM_H
+#define _UAPI_LINUX_DKSM_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define DKSM_ABI_VERSION	1
+
+/* Length of a domain's name in bytes, with the terminating NUL. */
+#define DKSM_NAME_SIZE		64
+
+/**
+ * enum dksm_skip - why a page was left as it was
+ * @DKSM_SKIP_SHARED:	in a shared mapping (counts address space, populated or not)
+ * @DKSM_SKIP_HUGETLB:	in a hugetlb mapping (counts address space)
+ * @DKSM_SKIP_DEVICE:	in a device, DAX or otherwise special mapping (counts
+ *			address space), or a page of device memory
+ * @DKSM_SKIP_FILE:	a page-cache page in a private file mapping
+ * @DKSM_SKIP_ALREADY:	merged or published by DKSM before
+ * @DKSM_SKIP_KSM:	merged by KSM
+ * @DKSM_SKIP_PINNED:	pinned by get_user_pages(), for instance by O_DIRECT or VFIO
+ * @DKSM_SKIP_BUSY:	locked, referenced or changed by somebody else meanwhile
+ * @DKSM_SKIP_HUGE:	part of a large folio that could not be split
+ * @DKSM_SKIP_SWAPPED:	not in memory
+ * @DKSM_SKIP_NOMEM:	no memory for the bookkeeping; calling again may help
+ * @DKSM_SKIP_POISONED:	lost to a memory error
+ * @DKSM_SKIP_NR:	number of reasons known to this header
+ */
+enum dksm_skip {
+	DKSM_SKIP_SHARED,
+	DKSM_SKIP_HUGETLB,
+	DKSM_SKIP_DEVICE,
+	DKSM_SKIP_FILE,
+	DKSM_SKIP_ALREADY,
+	DKSM_SKIP_KSM,
+	DKSM_SKIP_PINNED,
+	DKSM_SKIP_BUSY,
+	DKSM_SKIP_HUGE,
+	DKSM_SKIP_SWAPPED,
+	DKSM_SKIP_NOMEM,
+	DKSM_SKIP_POISONED,
+	DKSM_SKIP_NR,
+};
+
+/* Room for reasons, so that new ones need no new structure. */
+#define DKSM_SKIP_MAX		16
+
+/**
+ * struct dksm_report - what one call did; all counts in base pages
+ * @scanned:	pages looked at; after a merge this is exactly
+ *		@merged + @published + @zero + the sum of @skipped
+ * @merged:	now share a frame with equal content that existed before
+ * @published:	no equal frame existed: the page itself became a frame that others
+ *		can share from now on (or a copy of it, if a process outside the
+ *		domain still shared the page since a fork)
+ * @zero:	replaced by the kernel's zero page
+ * @unmerged:	got a private copy again (DKSM_IOC_UNMERGE only)
+ * @ns:		time the call took, in nanoseconds
+ * @skipped:	pages left as they were, by &enum dksm_skip
+ */
+struct dksm_report {
+	__u64 scanned;
+	__u64 merged;
+	__u64 published;
+	__u64 zero;
+	__u64 unmerged;
+	__u64 ns;
+	__u64 skipped[DKSM_SKIP_MAX];
+};
+
+/**
+ * struct dksm_info - what this kernel offers (DKSM_IOC_INFO)
+ * @size:	in: sizeof(struct dksm_info)
+ * @flags:	in: 0
+ * @abi:	out: DKSM_ABI_VERSION
+ * @skip_nr:	out: number of skip reasons the kernel knows
+ * @features:	out: bits for later additions; 0 now
+ */
+struct dksm_info {
+	__u32 size;
+	__u32 flags;
+	__u32 abi;
+	__u32 skip_nr;
+	__u64 features;
+};
+
+/* Create the domain if it does not exist. */
+#define DKSM_DOMAIN_CREATE	(1U << 0)
+/* With DKSM_DOMAIN_CREATE: fail with EEXIST if the domain exists. */
+#define DKSM_DOMAIN_EXCL	(1U << 1)
+
+/**
+ * struct dksm_domain_args - bind the descriptor to a domain (DKSM_IOC_DOMAIN)
+ * @size:	in: sizeof(struct dksm_domain_args)
+ * @flags:	in: DKSM_DOMAIN_*
+ * @name:	in: 1 to 63 of the characters A-Z a-z 0-9 . _ - with the first not
+ *		a dot, terminated by NUL
+ *
+ * The creator's effective user id owns the domain.  A domain lives as long as a
+ * descriptor is bound to it, a process is in it, or a frame of it exists.
+ *
+ * Errors: EINVAL (bad name, EXCL without CREATE), ENOENT (no such domain),
+ * EEXIST, EACCES (somebody else's domain and no CAP_SYS_PTRACE), EBUSY (the
+ * descriptor is bound already), ENOMEM.
+ */
+struct dksm_domain_args {
+	__u32 size;
+	__u32 flags;
+	char name[DKSM_NAME_SIZE];
+};
+
+/* The value of @pidfd that means the calling process. */
+#define DKSM_SELF		(-1)
+
+/**
+ * struct dksm_range_args - merge or unmerge (DKSM_IOC_MERGE, DKSM_IOC_UNMERGE)
+ * @size:	in: sizeof(struct dksm_range_args)
+ * @flags:	in: 0
+ * @pidfd:	in: a pidfd, or DKSM_SELF
+ * @reserved:	in: 0
+ * @addr:	in: first byte, a multiple of the page size
+ * @len:	in: bytes, a multiple of the page size; 0 with @addr 0 means the
+ *		whole address space
+ * @report:	out: written whenever the call got as far as looking at pages, also
+ *		when it then fails; all zero otherwise
+ *
+ * DKSM_IOC_MERGE puts the process into the descriptor's domain if it is in none
+ * yet; a process stays in its domain until it exits or executes another program,
+ * and its children inherit it.  With an unbound descriptor the process must be
+ * in a domain already that the caller may use.
+ *
+ * Errors: EINVAL (unaligned, range wraps around or leaves the address space,
+ * kernel thread), EBADF (@pidfd is not a pidfd), ESRCH (the process is gone),
+ * EACCES or EPERM (the caller may not ptrace the process, or not use the
+ * domain), ENOENT (no domain), EXDEV (the process is in another domain),
+ * ENOMEM (part of the range is not mapped, as with madvise(2): the rest was
+ * done; or no memory to begin with), EINTR (a fatal signal arrived: the report
+ * tells what was done).
+ */
+struct dksm_range_args {
+	__u32 size;
+	__u32 flags;
+	__s32 pidfd;
+	__u32 reserved;
+	__u64 addr;
+	__u64 len;
+	struct dksm_report report;
+};
+
+/* _IO and not _IOWR: the number must not change when a structure grows. */
+#define DKSM_IOC_MAGIC		0xDC
+#define DKSM_IOC_INFO		_IO(DKSM_IOC_MAGIC, 0x00)
+#define DKSM_IOC_DOMAIN		_IO(DKSM_IOC_MAGIC, 0x01)
+#define DKSM_IOC_MERGE		_IO(DKSM_IOC_MAGIC, 0x02)
+#define DKSM_IOC_UNMERGE	_IO(DKSM_IOC_MAGIC, 0x03)
+
+#endif /* _UAPI_LINUX_DKSM_H */

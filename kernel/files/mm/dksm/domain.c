@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Domains and their members: who shares with whom, and for how long.
+ *
+ * A domain is found by name under dksm_domains_lock; its last reference is
+ * dropped under the same lock, so that a name that is found is alive and a
+ * name that is gone from the list is gone from sysfs too.
+ *
+ * mm->dksm is set once, by whoever wins the cmpxchg, and stays until the mm
+ * has neither users nor page tables.  Whoever holds a reference on mm_users
+ * may therefore read it without a lock.
+ */
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/ctype.h>
+#include <linux/ksm.h>
+#include <linux/random.h>
+#include <linux/rhashtable.h>
+#include <linux/slab.h>
+
+#include "internal.h"
+
+DEFINE_MUTEX(dksm_domains_lock);	/* protects dksm_domains */
+LIST_HEAD(dksm_domains);
+struct dksm_totals dksm_past;
+
+/**
+ * dksm_domain_may_use - may the caller share pages in this domain?
+ * @domain: the domain
+ *
+ * Sharing tells its members something about each other, as ptrace would.
+ */
+bool dksm_domain_may_use(const struct dksm_domain *domain)
+{
+	return uid_eq(domain->owner, current_euid()) ||
+	       capable(CAP_SYS_PTRACE);
+}
+
+static bool name_is_valid(const char *name)
+{
+	size_t i, len = strnlen(name, DKSM_NAME_SIZE);
+
+	if (!len || len == DKSM_NAME_SIZE || name[0] == '.')
+		return false;
+	for (i = 0; i < len; i++)
+		if (!isascii(name[i]) ||
+		    (!isalnum(name[i]) && !strchr("._-", name[i])))
+			return false;
+	return true;
+}
+
+static struct dksm_domain *domain_find(const char *name)
+{
+	struct dksm_domain *domain;
+
+	list_for_each_entry(domain, &dksm_domains, list)
+		if (!strcmp(kobject_name(&domain->kobj), name))
+			return domain;
+	return NULL;
+}
+
+static struct dksm_domain *domain_create(const char *name)
+{
+	struct dksm_domain *domain;
+	int err;
+
+	domain = kzalloc(sizeof(*domain), GFP_KERNEL_ACCOUNT);
+	if (!domain)
+		return ERR_PTR(-ENOMEM);
+
+	refcount_set(&domain->refs, 1);
+	domain->owner = current_euid();
+	spin_lock_init(&domain->lock);
+	INIT_LIST_HEAD(&domain->extents);
+	INIT_LIST_HEAD(&domain->members);
+	get_random_bytes(&domain->seed, sizeof(domain->seed));
+	err = dksm_index_init(domain);
+	if (err) {
+		kfree(domain);
+		return ERR_PTR(err);
+	}
+	err = dksm_domain_sysfs_add(domain, name);
+	if (err) {
+		rhashtable_destroy(&domain->index);
+		kobject_put(&domain->kobj);
+		return ERR_PTR(err);
+	}
+	list_add_tail(&domain->list, &dksm_domains);
+	return domain;
+}
+
+/**
+ * dksm_domain_open - find or create a domain
+ * @name: at most DKSM_NAME_SIZE bytes, not necessarily terminated
+ * @flags: DKSM_DOMAIN_*, known ones only
+ *
+ * Return: the domain with a reference, or -EINVAL, -ENOENT, -EEXIST, -EACCES
+ * or -ENOMEM as struct dksm_domain_args says.
+ */
+struct dksm_domain *dksm_domain_open(const char *name, u32 flags)
+{
+	struct dksm_domain *domain;
+
+	if (!name_is_valid(name))
+		return ERR_PTR(-EINVAL);
+
+	mutex_lock(&dksm_domains_lock);
+	domain = domain_find(name);
+	if (!domain)
+		domain = flags & DKSM_DOMAIN_CREATE ? domain_create(name) :
+						      ERR_PTR(-ENOENT);
+	else if (flags & DKSM_DOMAIN_EXCL)
+		domain = ERR_PTR(-EEXIST);
+	else if (!dksm_domain_may_use(domain))
+		domain = ERR_PTR(-EACCES);
+	else
+		dksm_domain_get(domain);
+	mutex_unlock(&dksm_domains_lock);
+	return domain;
+}
+
+void dksm_domain_get(struct dksm_domain *domain)
+{
+	refcount_inc(&domain->refs);
+}
+
+/**
+ * dksm_domain_put - drop a reference; may sleep
+ * @domain: the domain
+ *
+ * No member and no extent is left when the last reference goes, so neither is
+ * a node in the index.
+ */
+void dksm_domain_put(struct dksm_domain *domain)
+{
+	if (!refcount_dec_and_mutex_lock(&domain->refs, &dksm_domains_lock))
+		return;
+
+	list_del(&domain->list);
+	atomic_long_add(atomic_long_read(&domain->totals.cow_breaks),
+			&dksm_past.cow_breaks);
+	atomic_long_add(atomic_long_read(&domain->totals.merge_calls),
+			&dksm_past.merge_calls);
+	atomic_long_add(atomic_long_read(&domain->totals.merge_ns),
+			&dksm_past.merge_ns);
+	kobject_del(&domain->kobj);
+	mutex_unlock(&dksm_domains_lock);
+
+	VM_WARN_ON_ONCE(atomic_long_read(&domain->frames));
+	VM_WARN_ON_ONCE(atomic_long_read(&domain->metadata));
+	rhashtable_destroy(&domain->index);
+	kobject_put(&domain->kobj);
+}
+
+static struct dksm_mm *member_alloc(struct mm_struct *mm,
+				    struct dksm_domain *domain)
+{
+	struct dksm_mm *member = kzalloc(sizeof(*member), GFP_KERNEL_ACCOUNT);
+
+	if (!member)
+		return NULL;
+	member->mm = mm;
+	member->domain = domain;
+	mutex_init(&member->lock);
+	INIT_LIST_HEAD(&member->maps);
+	return member;
+}
+
+static void member_link(struct dksm_mm *member)
+{
+	struct dksm_domain *domain = member->domain;
+
+	dksm_domain_get(domain);
+	spin_lock_irq(&domain->lock);
+	list_add_tail(&member->node, &domain->members);
+	spin_unlock_irq(&domain->lock);
+}
+
+/**
+ * dksm_mm_join - make an mm a member of a domain
+ * @mm: the caller holds a reference on mm_users
+ * @domain: the domain
+ *
+ * Return: 0 also if it is a member already, -EXDEV if it is in another domain,
+ * -ENOMEM.
+ */
+int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain)
+{
+	struct dksm_mm *member = READ_ONCE(mm->dksm);
+
+	if (!member) {
+		struct dksm_mm *new = member_alloc(mm, domain);
+
+		if (!new)
+			return -ENOMEM;
+		/* Linked first: once in mm->dksm it is used without a lock. */
+		member_link(new);
+		member = cmpxchg(&mm->dksm, NULL, new);
+		if (!member)
+			return 0;
+		spin_lock_irq(&domain->lock);
+		list_del(&new->node);
+		spin_unlock_irq(&domain->lock);
+		dksm_domain_put(domain);
+		kfree(new);
+	}
+	return member->domain == domain ? 0 : -EXDEV;
+}
+
+/*
+ * The child needs no maps: its VMAs are in the interval trees of the parent's
+ * anon_vmas, to which the parent's maps point.
+ */
+int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
+{
+	struct dksm_mm *member = member_alloc(mm, oldmm->dksm->domain);
+
+	if (!member)
+		return -ENOMEM;
+	mm->dksm = member;
+	member_link(member);
+	/*
+	 * @mm begins as a copy of @oldmm, its count of zero pages included:
+	 * those that ksm_fork() does not add to the sum are added here.
+	 */
+	if (!test_bit(MMF_VM_MERGEABLE, &oldmm->flags))
+		atomic_long_add(mm_ksm_zero_pages(mm), &ksm_zero_pages);
+	return 0;
+}
+
+void __dksm_exit(struct mm_struct *mm)
+{
+	struct dksm_mm *member = mm->dksm;
+	struct dksm_domain *domain = member->domain;
+
+	mm->dksm = NULL;
+	dksm_maps_disown(member);
+	spin_lock_irq(&domain->lock);
+	list_del(&member->node);
+	spin_unlock_irq(&domain->lock);
+	kfree(member);
+	dksm_domain_put(domain);
+}

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * DKSM's objects and who owns them.
+ *
+ *   domain   pages are shared only inside one.  Owns the index (content hash
+ *            -> node) and the list of its extents.  Held by descriptors of
+ *            /dev/dksm, by members and by extents.
+ *   member   struct dksm_mm, an mm in a domain.  Owns maps.
+ *   extent   an array of nodes for neighbouring pages that were published
+ *            together.  Held by its live frames and by owned maps.
+ *   node     one frame, or none: the frame is held by its users alone.  When
+ *            they free it, the node forgets it (dksm_folio_free()).
+ *   map      "these nodes of this extent may be mapped by the VMAs of this
+ *            anon_vma at these page offsets": the reverse map.
+ *
+ * Lock order (outer first):
+ *   mmap_lock > folio lock > dksm_mm.lock > dksm_extent.maps_lock >
+ *   anon_vma lock > page table lock > (domain.lock, index bucket locks: leaves,
+ *   taken with interrupts off)
+ * dksm_domains_lock is taken with none of these held.
+ *
+ * Documentation/mm/dksm.rst argues why this is safe.
+ */
+#ifndef _MM_DKSM_INTERNAL_H
+#define _MM_DKSM_INTERNAL_H
+
+#include <linux/atomic.h>
+#include <linux/dksm.h>
+#include <linux/kobject.h>
+#include <linux/list.h>
+#include <linux/llist.h>
+#include <linux/mm_types.h>
+#include <linux/mutex.h>
+#include <linux/refcount.h>
+#include <linux/rhashtable-types.h>
+#include <linux/rwsem.h>
+#include <linux/spinlock.h>
+#include <linux/uidgid.h>
+#include <uapi/linux/dksm.h>
+
+struct anon_vma;
+
+/* Numbers that only ever grow; see dksm_stat_read() for the others. */
+struct dksm_totals {
+	atomic_long_t cow_breaks;	/* writes that copied a frame */
+	atomic_long_t merge_calls;
+	atomic_long_t merge_ns;
+};
+
+/**
+ * struct dksm_domain - pages are shared only inside one
+ * @refs:	members, extents and bound descriptors
+ * @list:	in the list of all domains; dksm_domains_lock
+ * @kobj:	the folder in sysfs; its release frees the domain
+ * @owner:	effective user id of the creator
+ * @index:	hash of a frame's content -> node; lookups under RCU
+ * @seed:	of the hash, so that nobody can prepare collisions
+ * @lock:	protects @extents and @members; taken with interrupts off
+ * @extents:	all extents, also those not in @index any more; readers may
+ *		use RCU
+ * @members:	all struct dksm_mm
+ * @frames:	live frames
+ * @metadata:	bytes in extents and maps
+ * @totals:	see there
+ */
+struct dksm_domain {
+	refcount_t refs;
+	struct list_head list;
+	struct kobject kobj;
+	kuid_t owner;
+	struct rhashtable index;
+	u64 seed;
+	spinlock_t lock;	/* extents, members */
+	struct list_head extents;
+	struct list_head members;
+	atomic_long_t frames;
+	atomic_long_t metadata;
+	struct dksm_totals totals;
+};
+
+/**
+ * struct dksm_mm - an mm that belongs to a domain
+ * @domain:	holds a reference
+ * @mm:		without a reference: mm->dksm points here until mm exits
+ * @node:	in @domain->members
+ * @lock:	protects @maps
+ * @maps:	the maps that this mm added
+ * @cow_breaks:	writes of this mm that copied a frame
+ */
+struct dksm_mm {
+	struct dksm_domain *domain;
+	struct mm_struct *mm;
+	struct list_head node;
+	struct mutex lock;	/* maps */
+	struct list_head maps;
+	atomic_long_t cow_breaks;
+};
+
+/**
+ * struct dksm_node - one frame of an extent
+ * @index_node:	in the domain's index, while there
+ * @hash:	of the frame's content; the key
+ * @pfn:	the frame, 0, or PFN_PENDING.  Written under the folio lock, or
+ *		when the folio is freed; read locklessly by dksm_frame_get()
+ * @pos:	position in the extent's array
+ *
+ * Aligned to 8 so that the flags of folio->mapping fit into a pointer to it.
+ */
+struct dksm_node {
+	struct rhash_head index_node;
+	u64 hash;
+	unsigned long pfn;
+	u32 pos;
+} __aligned(8);
+
+/**
+ * struct dksm_extent - nodes of pages that were published together
+ * @refs:	one for each live frame, one for each owned map, one for whoever
+ *		is building it
+ * @nr:		length of @nodes
+ * @live:	live frames, and one for whoever is building it
+ * @domain:	holds a reference
+ * @list:	in @domain->extents
+ * @maps_lock:	protects @maps and what is in them
+ * @maps:	all maps of this extent, owned or not
+ * @nr_maps:	how many; read locklessly
+ * @dead:	on the reaper's list when @refs is 0
+ * @nodes:	the nodes
+ */
+struct dksm_extent {
+	refcount_t refs;
+	u32 nr;
+	atomic_t live;
+	struct dksm_domain *domain;
+	struct list_head list;
+	struct rw_semaphore maps_lock;
+	struct list_head maps;
+	unsigned int nr_maps;
+	struct llist_node dead;
+	struct dksm_node nodes[] __counted_by(nr);
+};
+
+/* An extent fits into 8 KiB: larger ones would waste what kmalloc() rounds. */
+#define DKSM_EXTENT_MAX \
+	((u32)((8192 - sizeof(struct dksm_extent)) / sizeof(struct dksm_node)))
+
+/**
+ * struct dksm_map - where frames of an extent may be mapped
+ * @extent:	held by the map while it has an @owner; then the map may outlive
+ *		its owner on @extent->maps, without holding it
+ * @extent_list: in @extent->maps
+ * @owner_list:	in @owner->maps
+ * @owner:	the member that added the map, or NULL; @extent->maps_lock
+ * @anon_vma:	holds a reference
+ * @delta:	page offset in @anon_vma minus position in @extent; modulo 2^64
+ * @first:	first position covered
+ * @last:	last position covered
+ *
+ * What (mapping, index) of an ordinary anonymous folio says for one page, a map
+ * says for a run of frames: a frame at position p may be mapped by every VMA in
+ * @anon_vma's interval tree that covers page offset p + @delta.  It may claim
+ * too much, never too little.
+ */
+struct dksm_map {
+	struct dksm_extent *extent;
+	struct list_head extent_list;
+	struct list_head owner_list;
+	struct dksm_mm *owner;
+	struct anon_vma *anon_vma;
+	unsigned long delta;
+	u32 first;
+	u32 last;
+};
+
+/* domain.c */
+extern struct mutex dksm_domains_lock;
+extern struct list_head dksm_domains;
+extern struct dksm_totals dksm_past;	/* of domains that are gone */
+struct dksm_domain *dksm_domain_open(const char *name, u32 flags);
+void dksm_domain_get(struct dksm_domain *domain);
+void dksm_domain_put(struct dksm_domain *domain);
+bool dksm_domain_may_use(const struct dksm_domain *domain);
+int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain);
+
+/* extent.c */
+extern unsigned int dksm_max_page_sharing;
+int dksm_index_init(struct dksm_domain *domain);
+struct dksm_extent *dksm_extent_alloc(struct dksm_domain *domain, u32 nr);
+void dksm_extent_built(struct dksm_extent *extent);
+bool dksm_extent_tryget(struct dksm_extent *extent);
+void dksm_extent_get(struct dksm_extent *extent);
+void dksm_extent_put(struct dksm_extent *extent);
+struct folio *dksm_frame_peek(struct dksm_node *node);
+struct folio *dksm_frame_get(struct dksm_node *node);
+struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio);
+struct folio *dksm_frame_find(struct dksm_domain *domain, u64 hash,
+			      struct folio *folio);
+int dksm_frame_publish(struct dksm_node *node, struct folio *folio, u64 hash,
+		       struct folio **frame);
+
+static inline struct dksm_node *dksm_folio_node(const struct folio *folio)
+{
+	unsigned long mapping = (unsigned long)READ_ONCE(folio->mapping);
+
+	return (struct dksm_node *)(mapping & ~DKSM_MAPPING_FLAGS);
+}
+
+static inline void *dksm_node_mapping(const struct dksm_node *node)
+{
+	return (void *)((unsigned long)node | DKSM_MAPPING_FLAGS);
+}
+
+static inline struct dksm_extent *dksm_node_extent(struct dksm_node *node)
+{
+	return container_of(node - node->pos, struct dksm_extent, nodes[0]);
+}
+
+/* rmap.c */
+int dksm_map_add(struct dksm_mm *owner, struct dksm_extent *extent,
+		 struct anon_vma *anon_vma, unsigned long delta,
+		 u32 first, u32 last);
+bool dksm_folio_is_foreign(struct folio *folio, struct dksm_domain *domain);
+void dksm_maps_prune(struct dksm_mm *owner);
+void dksm_maps_disown(struct dksm_mm *owner);
+void dksm_maps_free(struct dksm_extent *extent);
+
+/* merge.c */
+struct dksm_batch;
+extern bool dksm_use_zero_pages;
+struct dksm_batch *dksm_batch_alloc(struct dksm_mm *member,
+				    struct dksm_report *report);
+void dksm_batch_free(struct dksm_batch *batch);
+void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
+		      pmd_t *pmd, unsigned long start, unsigned long end);
+
+/* range.c */
+int dksm_range_merge(struct mm_struct *mm, unsigned long start,
+		     unsigned long end, bool sparse,
+		     struct dksm_report *report);
+int dksm_range_unmerge(struct mm_struct *mm, unsigned long start,
+		       unsigned long end, bool sparse,
+		       struct dksm_report *report);
+
+/* sysfs.c */
+extern const struct kobj_type dksm_domain_ktype;
+int dksm_domain_sysfs_add(struct dksm_domain *domain, const char *name);
+
+#endif /* _MM_DKSM_INTERNAL_H */

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Walking a range of an mm: merge it, unmerge it, count what is merged in it.
+ *
+ * mmap_lock is taken for read and given up often: a writer never waits for more
+ * than a batch.
+ */
+#include <linux/hugetlb.h>
+#include <linux/ksm.h>
+#include <linux/mm.h>
+#include <linux/pagewalk.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+#include <trace/events/dksm.h>
+
+#include "../internal.h"
+#include "internal.h"
+
+#define NOT_SKIPPED (-1)
+
+/* Why nothing in this VMA can be merged, or NOT_SKIPPED. */
+static int vma_skip_reason(struct vm_area_struct *vma)
+{
+	if (is_vm_hugetlb_page(vma))
+		return DKSM_SKIP_HUGETLB;
+	if (vma->vm_flags & (VM_SHARED | VM_MAYSHARE))
+		return DKSM_SKIP_SHARED;
+	/* exec is going to move it: try_to_migrate() would spare it, too. */
+	if (vma_is_temporary_stack(vma))
+		return DKSM_SKIP_BUSY;
+	if (vma->vm_flags & (VM_PFNMAP | VM_IO | VM_DONTEXPAND | VM_MIXEDMAP |
+			     VM_DROPPABLE) || vma_is_dax(vma))
+		return DKSM_SKIP_DEVICE;
+	return NOT_SKIPPED;
+}
+
+/**
+ * struct walk - a walk over the VMAs of a range
+ * @report:	where to count
+ * @batch:	for merging
+ * @next:	in one VMA: where to go on, or what was found
+ * @counted:	the last page that was counted as unmerged
+ * @sparse:	holes between VMAs are no error
+ */
+struct walk {
+	struct dksm_report *report;
+	struct dksm_batch *batch;
+	unsigned long next;
+	unsigned long counted;
+	bool sparse;
+};
+
+static bool walk_should_pause(struct mm_struct *mm)
+{
+	return need_resched() || mmap_lock_is_contended(mm) ||
+	       fatal_signal_pending(current);
+}
+
+static int merge_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
+		     struct mm_walk *mm_walk)
+{
+	struct walk *walk = mm_walk->private;
+
+	dksm_batch_merge(walk->batch, mm_walk->vma, pmd, addr, next);
+	walk->next = next;
+	return walk_should_pause(mm_walk->mm);
+}
+
+static const struct mm_walk_ops merge_ops = {
+	.pmd_entry = merge_pmd,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+static void vma_skip(struct dksm_report *report, unsigned long len, int reason)
+{
+	report->scanned += len >> PAGE_SHIFT;
+	report->skipped[reason] += len >> PAGE_SHIFT;
+}
+
+/* Merge in one VMA until done, or for a while. */
+static int vma_merge(struct vm_area_struct *vma, unsigned long *addr,
+		     unsigned long end, struct walk *walk)
+{
+	int reason = vma_skip_reason(vma);
+
+	if (reason != NOT_SKIPPED)
+		vma_skip(walk->report, end - *addr, reason);
+	else if (walk_page_range_vma(vma, *addr, end, &merge_ops, walk))
+		end = walk->next;
+	*addr = end;
+	return 0;
+}
+
+/* What range_walk() does to the part of a VMA: up to *@addr, *@end at most. */
+typedef int (*vma_fn)(struct vm_area_struct *vma, unsigned long *addr,
+		      unsigned long end, struct walk *walk);
+
+/* -ENOMEM if there was nothing in a part of the range, as madvise(). */
+static int range_walk(struct mm_struct *mm, unsigned long addr,
+		      unsigned long end, vma_fn fn, struct walk *walk)
+{
+	bool hole = false;
+	int err = 0;
+
+	while (!err && addr < end) {
+		struct vm_area_struct *vma;
+
+		cond_resched();
+		if (mmap_read_lock_killable(mm))
+			return -EINTR;
+		vma = find_vma(mm, addr);
+		hole |= addr < (vma ? vma->vm_start : end);
+		addr = vma ? max(addr, vma->vm_start) : end;
+		if (addr < end)
+			err = fn(vma, &addr, min(end, vma->vm_end), walk);
+		mmap_read_unlock(mm);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return !err && hole && !walk->sparse ? -ENOMEM : err;
+}
+
+/**
+ * dksm_range_merge - merge a range of an mm that is in a domain
+ * @mm: the caller holds a reference on mm_users
+ * @start: page-aligned
+ * @end: page-aligned
+ * @sparse: it is no error if part of the range is not mapped
+ * @report: counts are added here, also on error
+ *
+ * Context: process, no locks held.
+ * Return: 0, -ENOMEM (part of the range is not mapped; or no memory to begin
+ * with), -EINTR (a fatal signal).
+ */
+int dksm_range_merge(struct mm_struct *mm, unsigned long start,
+		     unsigned long end, bool sparse, struct dksm_report *report)
+{
+	struct dksm_mm *member = mm->dksm;
+	struct dksm_domain *domain = member->domain;
+	u64 begin = ktime_get_ns();
+	struct walk walk = { .report = report, .sparse = sparse };
+	int err;
+
+	walk.batch = dksm_batch_alloc(member, report);
+	if (!walk.batch)
+		return -ENOMEM;
+	err = range_walk(mm, start, end, vma_merge, &walk);
+	dksm_batch_free(walk.batch);
+	dksm_maps_prune(member);
+
+	report->ns = ktime_get_ns() - begin;
+	atomic_long_inc(&domain->totals.merge_calls);
+	atomic_long_add(report->ns, &domain->totals.merge_ns);
+	trace_dksm_merge(mm, report, err);
+	return err;
+}
+
+/* From khugepaged: a zero page that a merge put there? */
+bool dksm_zero_pte(struct mm_struct *mm, pte_t pte)
+{
+	return READ_ONCE(mm->dksm) && is_ksm_zero_pte(pte);
+}
+
+/* The frame that this PTE maps, or NULL. */
+static struct folio *pte_frame(struct vm_area_struct *vma, unsigned long addr,
+			       pte_t pte)
+{
+	struct page *page;
+
+	if (!pte_present(pte))
+		return NULL;
+	page = vm_normal_page(vma, addr, pte);
+	return page && folio_test_dksm(page_folio(page)) ? page_folio(page) :
+							   NULL;
+}
+
+static int find_merged_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
+			   struct mm_walk *mm_walk)
+{
+	struct walk *walk = mm_walk->private;
+	pte_t *start, *ptep;
+	spinlock_t *ptl;	/* of the page table */
+	int found = 0;
+
+	start = pte_offset_map_lock(mm_walk->mm, pmd, addr, &ptl);
+	if (!start)
+		return 0;
+	ptep = start;
+	for (; addr < next && !found; addr += PAGE_SIZE, ptep++) {
+		pte_t pte = ptep_get(ptep);
+
+		if ((pte_present(pte) && is_ksm_zero_pte(pte)) ||
+		    pte_frame(mm_walk->vma, addr, pte)) {
+			walk->next = addr;
+			found = 1;
+		}
+	}
+	pte_unmap_unlock(start, ptl);
+	return found;
+}
+
+static const struct mm_walk_ops find_merged_ops = {
+	.pmd_entry = find_merged_pmd,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+/* 0 also if another fault is needed: something changed below this one. */
+static int unshare(struct vm_area_struct *vma, unsigned long addr)
+{
+	vm_fault_t fault = handle_mm_fault(vma, addr, FAULT_FLAG_UNSHARE |
+						      FAULT_FLAG_REMOTE, NULL);
+
+	if (fault & VM_FAULT_OOM)
+		return -ENOMEM;
+	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
+}
+
+/* Unmerge in one VMA until done, or for a while. */
+static int vma_unmerge(struct vm_area_struct *vma, unsigned long *addr,
+		       unsigned long end, struct walk *walk)
+{
+	struct dksm_report *report = walk->report;
+	int err;
+
+	if (vma_skip_reason(vma) != NOT_SKIPPED)
+		goto done;
+	while (walk_page_range_vma(vma, *addr, end, &find_merged_ops, walk)) {
+		*addr = walk->next;
+		if (walk->counted != *addr) {
+			report->scanned++;
+			report->unmerged++;
+			walk->counted = *addr;
+		}
+		err = unshare(vma, *addr);
+		if (err) {
+			report->unmerged--;
+			if (err == -ENOMEM)
+				return err;
+			*addr += PAGE_SIZE;	/* the mm is being reaped */
+		}
+		if (walk_should_pause(vma->vm_mm))
+			return 0;
+	}
+done:
+	*addr = end;
+	return 0;
+}
+
+/**
+ * dksm_range_unmerge - give every merged page of a range a private copy
+ * @mm: the caller holds a reference on mm_users
+ * @start: page-aligned
+ * @end: page-aligned
+ * @sparse: it is no error if part of the range is not mapped
+ * @report: counts are added here, also on error
+ *
+ * Zero pages that KSM put there are copied, too: the two look the same.  @mm
+ * need not be in a domain: it may share frames with a relative that is.
+ *
+ * Context: process, no locks held.
+ * Return: 0, -ENOMEM (part of the range is not mapped; or no memory for a
+ * copy), -EINTR (a fatal signal).
+ */
+int dksm_range_unmerge(struct mm_struct *mm, unsigned long start,
+		       unsigned long end, bool sparse,
+		       struct dksm_report *report)
+{
+	struct walk walk = {
+		.report = report, .sparse = sparse, .counted = ULONG_MAX,
+	};
+	struct dksm_mm *member = READ_ONCE(mm->dksm);
+	u64 begin = ktime_get_ns();
+	int err;
+
+	err = range_walk(mm, start, end, vma_unmerge, &walk);
+	if (member)
+		dksm_maps_prune(member);
+	report->ns = ktime_get_ns() - begin;
+	return err;
+}
+
+/**
+ * struct dksm_mm_count - pages of one mm
+ * @merged:	map a frame
+ * @sharing:	of these, the frame is mapped more than once
+ */
+struct dksm_mm_count {
+	unsigned long merged;
+	unsigned long sharing;
+};
+
+static int count_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
+		     struct mm_walk *mm_walk)
+{
+	struct dksm_mm_count *count = mm_walk->private;
+	pte_t *start, *ptep;
+	spinlock_t *ptl;	/* of the page table */
+
+	start = pte_offset_map_lock(mm_walk->mm, pmd, addr, &ptl);
+	if (!start)
+		return 0;
+	ptep = start;
+	for (; addr < next; addr += PAGE_SIZE, ptep++) {
+		struct folio *frame = pte_frame(mm_walk->vma, addr,
+						ptep_get(ptep));
+
+		if (!frame)
+			continue;
+		count->merged++;
+		count->sharing += folio_mapcount(frame) > 1;
+	}
+	pte_unmap_unlock(start, ptl);
+	cond_resched();
+	return 0;
+}
+
+static const struct mm_walk_ops count_ops = {
+	.pmd_entry = count_pmd,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+static int mm_count(struct mm_struct *mm, struct dksm_mm_count *count)
+{
+	VMA_ITERATOR(vmi, mm, 0);
+	struct vm_area_struct *vma;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for_each_vma(vmi, vma)
+		if (vma_skip_reason(vma) == NOT_SKIPPED)
+			walk_page_range_vma(vma, vma->vm_start, vma->vm_end,
+					    &count_ops, count);
+	mmap_read_unlock(mm);
+	return 0;
+}
+
+static int mm_show(struct seq_file *m, struct mm_struct *mm)
+{
+	struct dksm_mm_count count = { };
+	int err = mm_count(mm, &count);
+
+	if (err)
+		return err;
+	seq_printf(m, "domain %s\n", kobject_name(&mm->dksm->domain->kobj));
+	seq_printf(m, "pages_merged %lu\n", count.merged);
+	seq_printf(m, "pages_sharing %lu\n", count.sharing);
+	seq_printf(m, "pages_zero %ld\n", mm_ksm_zero_pages(mm));
+	seq_printf(m, "cow_breaks %ld\n",
+		   atomic_long_read(&mm->dksm->cow_breaks));
+	return 0;
+}
+
+/* /proc/PID/dksm_stat: empty if the process is in no domain. */
+int dksm_proc_stat(struct seq_file *m, struct pid_namespace *ns,
+		   struct pid *pid, struct task_struct *task)
+{
+	struct mm_struct *mm = get_task_mm(task);
+	int err = 0;
+
+	if (!mm)
+		return 0;
+	if (READ_ONCE(mm->dksm))
+		err = mm_show(m, mm);
+	mmput(mm);
+	return err;
+}

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KUnit tests of extents, frames, the index and maps.  Included by extent.c.
+ *
+ * Frames are real folios, made frames of a domain that sysfs does not know.
+ * There are no page tables here: the tests in a VM have those.
+ */
+#include <kunit/test.h>
+#include <linux/highmem.h>
+#include <linux/rmap.h>
+
+struct dksm_test {
+	struct dksm_domain domain;
+	struct dksm_mm member;
+};
+
+static struct folio *test_folio(struct kunit *test, u8 fill)
+{
+	struct folio *folio = folio_alloc(GFP_KERNEL, 0);
+
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	memset(folio_address(folio), fill, PAGE_SIZE);
+	folio_lock(folio);
+	/* What an anonymous page would bring along. */
+	__folio_set_swapbacked(folio);
+	return folio;
+}
+
+static void test_folio_drop(struct folio *folio)
+{
+	folio_clear_dirty(folio);
+	__folio_clear_swapbacked(folio);
+	folio_put(folio);
+}
+
+static struct dksm_extent *test_extent(struct kunit *test, u32 nr)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = dksm_extent_alloc(&t->domain, nr);
+
+	KUNIT_ASSERT_NOT_NULL(test, extent);
+	return extent;
+}
+
+/* Publish a page of @fill bytes at @pos; the caller has the only reference. */
+static struct folio *test_publish(struct kunit *test,
+				  struct dksm_extent *extent, u32 pos, u8 fill,
+				  u64 hash)
+{
+	struct folio *folio = test_folio(test, fill), *frame;
+
+	KUNIT_EXPECT_EQ(test, 0, dksm_frame_publish(&extent->nodes[pos], folio,
+						    hash, &frame));
+	KUNIT_EXPECT_NULL(test, frame);
+	folio_unlock(folio);
+	return folio;
+}
+
+static void test_reap(void)
+{
+	flush_work(&reap_work);
+}
+
+static void frame_knows_its_extent(struct kunit *test)
+{
+	struct dksm_extent *extent = test_extent(test, DKSM_EXTENT_MAX);
+	u32 last = DKSM_EXTENT_MAX - 1;
+	struct folio *folio = test_publish(test, extent, last, 1, 11);
+
+	KUNIT_EXPECT_LE(test, extent_bytes(DKSM_EXTENT_MAX), (size_t)8192);
+	KUNIT_EXPECT_TRUE(test, folio_test_dksm(folio));
+	KUNIT_EXPECT_TRUE(test, folio_test_ksm(folio));
+	KUNIT_EXPECT_PTR_EQ(test, &extent->nodes[last],
+			    dksm_folio_node(folio));
+	KUNIT_EXPECT_PTR_EQ(test, extent,
+			    dksm_node_extent(dksm_folio_node(folio)));
+	test_folio_drop(folio);
+	dksm_extent_built(extent);
+}
+
+static void equal_content_is_found(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = test_extent(test, 1);
+	struct folio *folio = test_publish(test, extent, 0, 2, 22);
+	struct folio *same = test_folio(test, 2), *other = test_folio(test, 3);
+	struct folio *frame;
+
+	frame = dksm_frame_find(&t->domain, 22, same);
+	KUNIT_EXPECT_PTR_EQ(test, folio, frame);
+	if (frame)
+		folio_put(frame);
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 23, same));
+	/* A hash is never proof. */
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 22, other));
+	KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
+
+	folio_unlock(same);
+	folio_unlock(other);
+	test_folio_drop(same);
+	test_folio_drop(other);
+	test_folio_drop(folio);
+	dksm_extent_built(extent);
+}
+
+static void freed_frame_is_forgotten(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = test_extent(test, 2);
+	struct folio *folio = test_publish(test, extent, 1, 4, 44);
+	struct folio *same = test_folio(test, 4);
+
+	KUNIT_EXPECT_EQ(test, 1L, atomic_long_read(&t->domain.frames));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&t->domain.index.nelems));
+	test_folio_drop(folio);
+	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&t->domain.frames));
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&t->domain.index.nelems));
+	KUNIT_EXPECT_NULL(test, dksm_frame_get(&extent->nodes[1]));
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 44, same));
+
+	folio_unlock(same);
+	test_folio_drop(same);
+	dksm_extent_built(extent);
+}
+
+static void second_publisher_gets_the_first_frame(struct kunit *test)
+{
+	struct dksm_extent *extent = test_extent(test, 2);
+	struct folio *first = test_publish(test, extent, 0, 5, 55);
+	struct folio *second = test_folio(test, 5), *frame;
+
+	KUNIT_EXPECT_EQ(test, 0, dksm_frame_publish(&extent->nodes[1], second,
+						    55, &frame));
+	KUNIT_EXPECT_PTR_EQ(test, first, frame);
+	if (frame)
+		folio_put(frame);
+	folio_unlock(second);
+	test_folio_drop(second);
+	test_folio_drop(first);
+	dksm_extent_built(extent);
+}
+
+static void full_frame_is_replaced(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = test_extent(test, 2);
+	struct folio *full = test_publish(test, extent, 0, 6, 66);
+	struct folio *same = test_folio(test, 6), *next, *frame;
+	unsigned int max = dksm_max_page_sharing;
+	int i;
+
+	dksm_max_page_sharing = 3;
+	for (i = 1; i < 3; i++)
+		KUNIT_EXPECT_PTR_EQ(test, full,
+				    dksm_frame_find(&t->domain, 66, same));
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 66, same));
+	KUNIT_EXPECT_EQ(test, 3, folio_ref_count(full));
+
+	next = test_publish(test, extent, 1, 6, 66);
+	frame = dksm_frame_find(&t->domain, 66, same);
+	KUNIT_EXPECT_PTR_EQ(test, next, frame);
+	if (frame)
+		folio_put(frame);
+	dksm_max_page_sharing = max;
+
+	folio_unlock(same);
+	test_folio_drop(same);
+	test_folio_drop(next);
+	folio_put_refs(full, 2);
+	test_folio_drop(full);
+	KUNIT_EXPECT_EQ(test, 0, atomic_read(&t->domain.index.nelems));
+	dksm_extent_built(extent);
+}
+
+static void migration_moves_the_frame(struct kunit *test)
+{
+	struct dksm_extent *extent = test_extent(test, 1);
+	struct folio *old = test_publish(test, extent, 0, 7, 77);
+	struct folio *new = test_folio(test, 7), *frame;
+
+	folio_lock(old);
+	new->mapping = old->mapping;
+	dksm_folio_migrate(new, old);
+	folio_unlock(old);
+	folio_unlock(new);
+	KUNIT_EXPECT_FALSE(test, folio_test_dksm(old));
+	frame = dksm_frame_get(&extent->nodes[0]);
+	KUNIT_EXPECT_PTR_EQ(test, new, frame);
+	if (frame)
+		folio_put(frame);
+	test_folio_drop(old);
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&extent->live));
+	test_folio_drop(new);
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&extent->live));
+	dksm_extent_built(extent);
+}
+
+static void locked_frame_is_left_alone(struct kunit *test)
+{
+	struct dksm_extent *extent = test_extent(test, 1);
+	struct folio *folio = test_publish(test, extent, 0, 8, 88);
+
+	folio_lock(folio);
+	KUNIT_EXPECT_EQ(test, -EAGAIN,
+			PTR_ERR_OR_ZERO(dksm_frame_get(&extent->nodes[0])));
+	folio_unlock(folio);
+	KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
+	test_folio_drop(folio);
+	dksm_extent_built(extent);
+}
+
+static struct dksm_map *only_map(struct dksm_extent *extent)
+{
+	return list_is_singular(&extent->maps) ?
+	       list_first_entry(&extent->maps, struct dksm_map, extent_list) :
+	       NULL;
+}
+
+/* An anon_vma of a VMA of this thread's own would need an mm: make one up. */
+static struct anon_vma *test_anon_vma(struct kunit *test)
+{
+	struct anon_vma *anon_vma = kunit_kzalloc(test, sizeof(*anon_vma),
+						  GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, anon_vma);
+	init_rwsem(&anon_vma->rwsem);
+	anon_vma->rb_root = RB_ROOT_CACHED;
+	anon_vma->root = anon_vma;
+	atomic_set(&anon_vma->refcount, 1);
+	return anon_vma;
+}
+
+static void maps_of_one_translation_are_one(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = test_extent(test, 20);
+	struct anon_vma *anon_vma = test_anon_vma(test);
+	struct dksm_map *map;
+
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
+					      100, 5, 7));
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
+					      100, 2, 3));
+	map = only_map(extent);
+	KUNIT_ASSERT_NOT_NULL(test, map);
+	KUNIT_EXPECT_EQ(test, 2U, map->first);
+	KUNIT_EXPECT_EQ(test, 7U, map->last);
+	KUNIT_EXPECT_EQ(test, 2, atomic_read(&anon_vma->refcount));
+
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
+					      101, 9, 9));
+	KUNIT_EXPECT_NULL(test, only_map(extent));
+	KUNIT_EXPECT_EQ(test, 3, atomic_read(&anon_vma->refcount));
+	/* This anon_vma has no VMA: both maps are useless. */
+	dksm_maps_prune(&t->member);
+	KUNIT_EXPECT_TRUE(test, list_empty(&extent->maps));
+	KUNIT_EXPECT_TRUE(test, list_empty(&t->member.maps));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&anon_vma->refcount));
+	dksm_extent_built(extent);
+}
+
+static void used_map_outlives_its_owner(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = test_extent(test, 4);
+	struct anon_vma *anon_vma = test_anon_vma(test);
+	struct folio *folio = test_publish(test, extent, 0, 9, 99);
+	struct rb_node user;
+
+	rb_link_node(&user, NULL, &anon_vma->rb_root.rb_root.rb_node);
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
+					      0, 0, 3));
+	dksm_maps_prune(&t->member);
+	KUNIT_EXPECT_FALSE(test, list_empty(&t->member.maps));
+	dksm_maps_disown(&t->member);
+	KUNIT_EXPECT_TRUE(test, list_empty(&t->member.maps));
+	KUNIT_ASSERT_NOT_NULL(test, only_map(extent));
+	KUNIT_EXPECT_NULL(test, only_map(extent)->owner);
+
+	test_folio_drop(folio);
+	dksm_extent_built(extent);
+	test_reap();
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&anon_vma->refcount));
+	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&t->domain.metadata));
+}
+
+static int dksm_test_init(struct kunit *test)
+{
+	struct dksm_test *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, t);
+	refcount_set(&t->domain.refs, 1);
+	spin_lock_init(&t->domain.lock);
+	INIT_LIST_HEAD(&t->domain.extents);
+	INIT_LIST_HEAD(&t->domain.members);
+	mutex_init(&t->member.lock);
+	INIT_LIST_HEAD(&t->member.maps);
+	t->member.domain = &t->domain;
+	test->priv = t;
+	return dksm_index_init(&t->domain);
+}
+
+/* Whatever a test did, nothing is left. */
+static void dksm_test_exit(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+
+	test_reap();
+	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&t->domain.metadata));
+	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&t->domain.frames));
+	KUNIT_EXPECT_EQ(test, 1U, refcount_read(&t->domain.refs));
+	KUNIT_EXPECT_TRUE(test, list_empty(&t->domain.extents));
+	rhashtable_destroy(&t->domain.index);
+}
+
+static struct kunit_case dksm_test_cases[] = {
+	KUNIT_CASE(frame_knows_its_extent),
+	KUNIT_CASE(equal_content_is_found),
+	KUNIT_CASE(freed_frame_is_forgotten),
+	KUNIT_CASE(second_publisher_gets_the_first_frame),
+	KUNIT_CASE(full_frame_is_replaced),
+	KUNIT_CASE(migration_moves_the_frame),
+	KUNIT_CASE(locked_frame_is_left_alone),
+	KUNIT_CASE(maps_of_one_translation_are_one),
+	KUNIT_CASE(used_map_outlives_its_owner),
+	{ }
+};
+
+static struct kunit_suite dksm_test_suite = {
+	.name = "dksm",
+	.init = dksm_test_init,
+	.exit = dksm_test_exit,
+	.test_cases = dksm_test_cases,
+};
+
+kunit_test_suite(dksm_test_suite);
