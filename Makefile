@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+# User space of DKSM, and the entry points of everything else.
+# Sources are found by directory, so that a new file needs no change here:
+#   lib/*.c           the library
+#   cli/*.c           the dksm command
+#   tests/unit/X.c    a program, linked to both, all built with sanitizers
+#   tests/vm/X.c      a program that runs in the VM; testlib.c is linked to each,
+#                     and t_*.c are the parts of 'functional'
+
+PREFIX ?= /usr/local
+BUILD := build
+
+CC ?= gcc
+CFLAGS ?= -O2 -g
+WARNINGS := -Wall -Wextra -Werror=implicit-function-declaration \
+	-Werror=incompatible-pointer-types -Werror=int-conversion -Werror=return-type
+LDLIBS += -ljson-c -lpthread
+CPPFLAGS += -Iinclude -Ilib -isystem $(BUILD)/include
+COMPILE = $(CC) -std=gnu11 $(CFLAGS) $(WARNINGS) $(CPPFLAGS) -MD -MP
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+UAPI := $(BUILD)/include/linux/dksm.h
+LIB_SRC := $(wildcard lib/*.c)
+CLI_SRC := $(wildcard cli/*.c)
+VM_SHARED := $(wildcard tests/vm/testlib.c)
+VM_PARTS := $(wildcard tests/vm/t_*.c)
+VM_SRC := $(filter-out tests/vm/init.c $(VM_SHARED) $(VM_PARTS),$(wildcard tests/vm/*.c))
+UNIT_SRC := $(wildcard tests/unit/*.c)
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+
+LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
+CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
+SANITIZED := $(patsubst %.c,$(BUILD)/sanitized/%.o,$(LIB_SRC) $(filter-out cli/main.c,$(CLI_SRC)))
+LIBS := $(if $(LIB_SRC),$(BUILD)/libdksm.a $(BUILD)/libdksm.so)
+VM_TESTS := $(VM_SRC:tests/vm/%.c=$(BUILD)/tests/%) $(BUILD)/tests/init
+UNIT_TESTS := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
+
+# Say what is made; V=1 shows the commands.
+say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: help all tests check check-header demo clean
+
+help: ## show this text
+	@echo 'Usage: make TARGET'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@echo 'More: tools/ktree --help, tools/vm --help, tests/run --help'
+
+all: $(LIBS) $(if $(CLI_SRC),$(BUILD)/bin/dksm) ## build the library and the dksm command
+
+tests: all $(VM_TESTS) $(UNIT_TESTS) $(BENCHES) ## build the test programs
+
+check: ## set up, build and test everything (cold: 40 minutes, warm: 12)
+	@tools/setup
+	@tests/run
+
+demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.elf b.elf")
+	@tools/setup base kernel vm
+	@$(MAKE) --no-print-directory all
+	@demo/run $(GUEST)
+
+# The uapi header stands alone, in strict C and in C++.
+check-header: $(UAPI)
+	@echo '#include <linux/dksm.h>' | $(CC) $(CPPFLAGS) -std=c99 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c -
+	@echo '#include <linux/dksm.h>' | $(CXX) $(CPPFLAGS) -Wall -Wextra -Werror -fsyntax-only -x c++ -
+
+clean: ## remove what was built here (kernels stay in the cache)
+	rm -rf $(BUILD)
+
+# The one uapi header is used from where the kernel has it.
+$(UAPI): kernel/files/include/uapi/linux/dksm.h
+	@mkdir -p $(@D)
+	@ln -sfn $(abspath $<) $@
+
+$(BUILD)/obj/%.o: %.c | $(UAPI)
+	@mkdir -p $(@D)
+	$(call say,CC) $(COMPILE) -fPIC -fvisibility=hidden -c -o $@ $<
+
+$(BUILD)/sanitized/%.o: %.c | $(UAPI)
+	@mkdir -p $(@D)
+	$(call say,CC) $(COMPILE) $(SANITIZE) -c -o $@ $<
+
+$(BUILD)/libdksm.a: $(LIB_OBJ)
+	@rm -f $@
+	$(call say,AR) $(AR) rcs $@ $^
+
+$(BUILD)/libdksm.so: $(LIB_OBJ) $(wildcard lib/libdksm.map)
+	$(call say,LD) $(CC) $(CFLAGS) -shared -Wl,-soname,libdksm.so.0 $(patsubst %.map,-Wl$(comma)--version-script=%.map,$^) -o $@
+
+comma := ,
+
+$(BUILD)/bin/dksm: $(CLI_OBJ) $(BUILD)/libdksm.a
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/tests/init: tests/vm/init.c
+	@mkdir -p $(@D)
+	$(call say,CCLD) $(COMPILE) -static -MF $(BUILD)/tests/init.d -o $@ $<
+
+$(BUILD)/tests/functional: $(VM_PARTS:%.c=$(BUILD)/obj/%.o)
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/vm/%.o $(VM_SHARED:%.c=$(BUILD)/obj/%.o) $(filter %.a,$(LIBS))
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
+
+$(BUILD)/sanitized/units.a: $(SANITIZED)
+	@rm -f $@
+	$(call say,AR) $(AR) rcs $@ $^
+
+$(BUILD)/bench/%: bench/%.c | $(UAPI)
+	@mkdir -p $(@D)
+	$(COMPILE) -MF $@.d -o $@ $<
+
+$(BUILD)/unit/%: $(BUILD)/sanitized/tests/unit/%.o $(BUILD)/sanitized/units.a
+	@mkdir -p $(@D)
+	$(call say,LD) $(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDLIBS)
+
+-include $(wildcard $(BUILD)/*/*/*.d $(BUILD)/*/tests/*/*.d $(BUILD)/tests/init.d)
