@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+/* dksm stat: the numbers of all domains, or of one process. */
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <string.h>
+
+#include "cli.h"
+
+static const char help[] =
+	"Usage: dksm stat [--json] [PID]\n"
+	"\n"
+	"Show what each domain shares and what that saves, or what process PID\n"
+	"shares.  Domains of other users are seen by root only.\n"
+	"\n"
+	"  FRAMES      pages in memory that are shared or can be\n"
+	"  SHARING     pages that need no memory, because they share a frame\n"
+	"  ZERO        pages that need no memory, because they are all zero\n"
+	"  SAVED       memory that would be in use without DKSM\n"
+	"  COW BREAKS  writes that made a page private again\n"
+	"  METADATA    memory that DKSM itself uses\n"
+	"  MERGES      calls of merge, and the TIME they took together\n"
+	"\n"
+	"  --json      print JSON\n"
+	"\n"
+	"Examples:\n"
+	"  dksm stat\n"
+	"  dksm stat 1234\n"
+	"  dksm stat --json | jq '.total.saved_bytes'\n";
+
+static void counters_row(FILE *out, const char *name, int width,
+			 const struct dksm_counters *counters)
+{
+	fprintf(out, "%-*s %9" PRIu64 " %9" PRIu64 " %9" PRIu64, width, name,
+		counters->pages_shared, counters->pages_sharing,
+		counters->pages_zero);
+	fprintf(out, " %10s %10" PRIu64 " %10s %6" PRIu64 " %8s\n",
+		text_bytes(counters->saved_bytes).chars, counters->cow_breaks,
+		text_bytes(counters->metadata_bytes).chars,
+		counters->merge_calls, text_ns(counters->merge_ns).chars);
+}
+
+static int name_width(const struct host *host)
+{
+	size_t width = strlen("DOMAIN");
+
+	for (size_t i = 0; i < host->nr; i++)
+		if (strlen(host->domains[i].name) > width)
+			width = strlen(host->domains[i].name);
+	return (int)width;
+}
+
+void host_table(FILE *out, const struct host *host)
+{
+	int width = name_width(host);
+
+	fprintf(out, "%-*s %9s %9s %9s %10s %10s %10s %6s %8s\n", width,
+		"DOMAIN", "FRAMES", "SHARING", "ZERO", "SAVED", "COW BREAKS",
+		"METADATA", "MERGES", "TIME");
+	for (size_t i = 0; i < host->nr; i++)
+		counters_row(out, host->domains[i].name, width,
+			     &host->domains[i].counters);
+	counters_row(out, "total", width, &host->global.counters);
+	fprintf(out, "at most %" PRIu64 " mappings share a frame, zero pages "
+		"are %s\n", host->global.max_page_sharing,
+		host->global.use_zero_pages ? "replaced by the kernel's" :
+		"merged like others");
+}
+
+static void counters_json(struct json_object *object,
+			  const struct dksm_counters *counters)
+{
+	json_add_number(object, "pages_shared", counters->pages_shared);
+	json_add_number(object, "pages_sharing", counters->pages_sharing);
+	json_add_number(object, "pages_zero", counters->pages_zero);
+	json_add_number(object, "saved_bytes", counters->saved_bytes);
+	json_add_number(object, "cow_breaks", counters->cow_breaks);
+	json_add_number(object, "metadata_bytes", counters->metadata_bytes);
+	json_add_number(object, "merge_calls", counters->merge_calls);
+	json_add_number(object, "merge_ns", counters->merge_ns);
+}
+
+static struct json_object *domain_json(const struct dksm_domain *domain)
+{
+	struct json_object *object = json_new();
+
+	json_add_string(object, "name", domain->name);
+	counters_json(object, &domain->counters);
+	return object;
+}
+
+static struct json_object *total_json(const struct dksm_global *global)
+{
+	struct json_object *object = json_new();
+
+	counters_json(object, &global->counters);
+	json_add_number(object, "max_page_sharing", global->max_page_sharing);
+	json_add_number(object, "use_zero_pages", global->use_zero_pages);
+	return object;
+}
+
+void host_json(FILE *out, const struct host *host)
+{
+	struct json_object *root = json_new(), *list = json_new_list();
+
+	for (size_t i = 0; i < host->nr; i++)
+		json_object_array_add(list, domain_json(&host->domains[i]));
+	json_object_object_add(root, "domains", list);
+	json_object_object_add(root, "total", total_json(&host->global));
+	json_print(out, root);
+}
+
+static void pages_row(FILE *out, const char *name, uint64_t pages,
+		      const char *words)
+{
+	fprintf(out, "%-14s %12" PRIu64 " %11s  %s\n", name, pages,
+		text_bytes(pages * page_bytes()).chars, words);
+}
+
+void process_table(FILE *out, pid_t pid, const struct dksm_process *process)
+{
+	if (!*process->domain) {
+		fprintf(out, "process %d is in no domain: dksm merge %d puts "
+			"it into one\n", (int)pid, (int)pid);
+		return;
+	}
+	fprintf(out, "%-14s %s\n", "domain", process->domain);
+	pages_row(out, "pages_merged", process->pages_merged,
+		  "mapped from frames of DKSM");
+	pages_row(out, "pages_sharing", process->pages_sharing,
+		  "of these, mapped elsewhere too");
+	pages_row(out, "pages_zero", process->pages_zero,
+		  "mapped from the kernel's zero page");
+	fprintf(out, "%-14s %12" PRIu64 " %11s  %s\n", "cow_breaks",
+		process->cow_breaks, "", "writes that made a page private again");
+}
+
+void process_json(FILE *out, pid_t pid, const struct dksm_process *process)
+{
+	struct json_object *root = json_new();
+
+	json_add_number(root, "pid", (uint64_t)pid);
+	json_add_string(root, "domain",
+			*process->domain ? process->domain : NULL);
+	json_add_number(root, "pages_merged", process->pages_merged);
+	json_add_number(root, "pages_sharing", process->pages_sharing);
+	json_add_number(root, "pages_zero", process->pages_zero);
+	json_add_number(root, "cow_breaks", process->cow_breaks);
+	json_print(out, root);
+}
+
+static int failed(pid_t pid, int err)
+{
+	struct failure failure = failure_at(STEP_STAT, err);
+
+	return failure_print(stderr, "stat", pid, &failure);
+}
+
+static int stat_host(bool json)
+{
+	struct host host;
+	int err;
+
+	err = dksm_stat_global(&host.global);
+	if (!err)
+		err = dksm_stat_domains(&host.domains, &host.nr);
+	if (err)
+		return failed(0, err);
+	if (json)
+		host_json(stdout, &host);
+	else
+		host_table(stdout, &host);
+	dksm_stat_domains_free(host.domains);
+	return EXIT_OK;
+}
+
+static int stat_process(pid_t pid, bool json)
+{
+	struct dksm_process process;
+	int err;
+
+	err = dksm_stat_process(pid, &process);
+	if (err)
+		return failed(pid, err);
+	if (json)
+		process_json(stdout, pid, &process);
+	else
+		process_table(stdout, pid, &process);
+	return EXIT_OK;
+}
+
+int cmd_stat(int argc, char **argv)
+{
+	struct args args;
+	int status;
+
+	status = args_parse(&args, argc, argv, ARGS_NO_PID);
+	if (args.help)
+		fputs(help, stdout);
+	else if (!status)
+		status = args.pid ? stat_process(args.pid, args.json) :
+				    stat_host(args.json);
+	args_free(&args);
+	return status;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libdksm: merge equal pages of processes, now and on request.
+ *
+ * Open a handle, bind it to a domain, hand it processes:
+ *
+ *	struct dksm_report report;
+ *	struct dksm *dksm;
+ *	int err = dksm_open(&dksm);
+ *
+ *	if (!err)
+ *		err = dksm_domain_join(dksm, "web", DKSM_DOMAIN_CREATE);
+ *	if (!err)
+ *		err = dksm_merge(dksm, pidfd, 0, 0, &report);
+ *
+ * Every function that returns int returns 0 or a negative errno, leaves errno
+ * itself undefined, and prints nothing.  No function keeps a pointer it was
+ * given.  Different handles are independent; one handle may be used by several
+ * threads at once, but only one of them may close it, when the others are done.
+ * The functions without a handle may be called at any time by any thread.
+ *
+ * The structures of reports and flags (struct dksm_report, struct dksm_info,
+ * enum dksm_skip, DKSM_DOMAIN_*, DKSM_SELF) are those of <linux/dksm.h>.
+ */
+#ifndef DKSM_H
+#define DKSM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <linux/dksm.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DKSM_VERSION	"0.1.0"
+
+#if defined(__GNUC__)
+#define DKSM_API	__attribute__((visibility("default")))
+#else
+#define DKSM_API
+#endif
+
+/* A connection to whatever merges pages on this host. */
+struct dksm;
+
+/**
+ * struct dksm_counters - what has been achieved, in a domain or in all
+ * @pages_shared:	frames that DKSM holds
+ * @pages_sharing:	mappings of those frames beyond the first of each
+ * @pages_zero:		pages replaced by the kernel's zero page
+ * @saved_bytes:	memory that would be in use without DKSM
+ * @cow_breaks:		writes that made a private copy of a shared page again
+ * @metadata_bytes:	memory that DKSM itself uses
+ * @merge_calls:	calls of merge so far
+ * @merge_ns:		time spent in them, in nanoseconds
+ * @reserved:		0
+ */
+struct dksm_counters {
+	uint64_t pages_shared;
+	uint64_t pages_sharing;
+	uint64_t pages_zero;
+	uint64_t saved_bytes;
+	uint64_t cow_breaks;
+	uint64_t metadata_bytes;
+	uint64_t merge_calls;
+	uint64_t merge_ns;
+	uint64_t reserved[8];
+};
+
+/**
+ * struct dksm_global - the whole host
+ * @counters:		sums over all domains
+ * @max_page_sharing:	the most mappings that one frame may have
+ * @use_zero_pages:	whether zero pages become the kernel's zero page (0 or 1)
+ * @reserved:		0
+ */
+struct dksm_global {
+	struct dksm_counters counters;
+	uint64_t max_page_sharing;
+	uint64_t use_zero_pages;
+	uint64_t reserved[6];
+};
+
+/**
+ * struct dksm_domain - one domain
+ * @name:	its name, terminated by NUL
+ * @counters:	what has been achieved in it
+ */
+struct dksm_domain {
+	char name[DKSM_NAME_SIZE];
+	struct dksm_counters counters;
+};
+
+/**
+ * struct dksm_process - one process
+ * @domain:		the domain it is in, "" if none (all else is 0 then)
+ * @pages_merged:	its pages that are mapped from DKSM's frames now
+ * @pages_sharing:	those of them whose frame is mapped more than once
+ * @pages_zero:		its pages replaced by the kernel's zero page
+ * @cow_breaks:		its writes that made a private copy again
+ * @reserved:		0
+ */
+struct dksm_process {
+	char domain[DKSM_NAME_SIZE];
+	uint64_t pages_merged;
+	uint64_t pages_sharing;
+	uint64_t pages_zero;
+	uint64_t cow_breaks;
+	uint64_t reserved[4];
+};
+
+/**
+ * dksm_open - make a handle that is bound to no domain
+ * @handle:	receives it; the caller ends it with dksm_close().  NULL on error
+ *
+ * The handle's descriptor is closed on exec.
+ *
+ * Return: 0; -ENODEV if this kernel has no DKSM (or no /dev/dksm), -EACCES or
+ * -EPERM if the caller may not use it, -EMFILE, -ENFILE, -ENOMEM.
+ */
+DKSM_API int dksm_open(struct dksm **handle);
+
+/**
+ * dksm_close - end a handle
+ * @handle:	from dksm_open(), or NULL
+ *
+ * Pages stay merged and processes stay in their domains.
+ */
+DKSM_API void dksm_close(struct dksm *handle);
+
+/**
+ * dksm_info_get - what the kernel offers
+ * @handle:	from dksm_open()
+ * @info:	filled in on success; need not be initialised
+ *
+ * Return: 0; -ENOTTY, -EINVAL or -E2BIG if kernel and library do not fit.
+ */
+DKSM_API int dksm_info_get(struct dksm *handle, struct dksm_info *info);
+
+/**
+ * dksm_domain_join - bind a handle to a domain, once
+ * @handle:	from dksm_open()
+ * @name:	1 to 63 of A-Z a-z 0-9 . _ - and the first not a dot
+ * @flags:	0 to join only; DKSM_DOMAIN_CREATE to create it if need be;
+ *		with DKSM_DOMAIN_EXCL too, to create it or fail
+ *
+ * Return: 0; -EINVAL (bad name or flags), -ENOENT (no such domain), -EEXIST,
+ * -EACCES (somebody else's domain and no CAP_SYS_PTRACE), -EBUSY (the handle is
+ * bound already), -ENOMEM.
+ */
+DKSM_API int dksm_domain_join(struct dksm *handle, const char *name,
+			      unsigned int flags);
+
+/**
+ * dksm_merge - share the equal pages of a range with all else in the domain
+ * @handle:	from dksm_open(); if it is bound to no domain, the process's own
+ *		domain is used
+ * @pidfd:	the process, from pidfd_open(2), or DKSM_SELF
+ * @addr:	first byte, a multiple of the page size
+ * @len:	bytes, a multiple of the page size; 0 with @addr 0 means the whole
+ *		address space
+ * @report:	receives what was done, also when the call fails half-way; all 0
+ *		if it did not get that far.  NULL if not wanted
+ *
+ * When the call returns, all that can be shared is shared.  A process that is
+ * in no domain joins the handle's and stays until it exits or executes another
+ * program; its children inherit it.
+ *
+ * Return: 0; -EINVAL (unaligned, outside of the address space, kernel thread),
+ * -EBADF (not a pidfd), -ESRCH (the process is gone), -EACCES or -EPERM (no
+ * right to ptrace the process or to use its domain), -ENOENT (neither handle
+ * nor process has a domain), -EXDEV (the process is in another domain), -ENOMEM
+ * (part of the range is not mapped, the rest was done; or no memory), -EINTR
+ * (a fatal signal; @report tells what was done).
+ */
+DKSM_API int dksm_merge(struct dksm *handle, int pidfd, uint64_t addr,
+			uint64_t len, struct dksm_report *report);
+
+/**
+ * dksm_unmerge - give each merged page of a range a private copy again
+ * @handle:	as for dksm_merge()
+ * @pidfd:	as for dksm_merge()
+ * @addr:	as for dksm_merge()
+ * @len:	as for dksm_merge()
+ * @report:	as for dksm_merge()
+ *
+ * The process stays in its domain.
+ *
+ * Return: as dksm_merge().
+ */
+DKSM_API int dksm_unmerge(struct dksm *handle, int pidfd, uint64_t addr,
+			  uint64_t len, struct dksm_report *report);
+
+/**
+ * dksm_stat_global - read the numbers of the whole host
+ * @global:	filled in on success, all 0 otherwise
+ *
+ * Anybody may call it.  The numbers are read one after the other, so they need
+ * not fit each other exactly while merging goes on.
+ *
+ * Return: 0; -ENODEV if this kernel has no DKSM, -ENOENT if it lacks one of the
+ * numbers, -EBADMSG or -ERANGE if one is none or too large, or what open(2) and
+ * read(2) say.
+ */
+DKSM_API int dksm_stat_global(struct dksm_global *global);
+
+/**
+ * dksm_stat_domains - read the numbers of every domain the caller may see
+ * @domains:	receives an array sorted by name, which the caller frees with
+ *		dksm_stat_domains_free(); NULL on error or if there are none
+ * @nr:		receives its length
+ *
+ * Domains of other users are left out, except for root.
+ *
+ * Return: 0; -ENOMEM, or as dksm_stat_global().
+ */
+DKSM_API int dksm_stat_domains(struct dksm_domain **domains, size_t *nr);
+
+/**
+ * dksm_stat_domains_free - free an array of dksm_stat_domains()
+ * @domains:	the array, or NULL
+ */
+DKSM_API void dksm_stat_domains_free(struct dksm_domain *domains);
+
+/**
+ * dksm_stat_process - read the numbers of one process
+ * @pid:	the process, 0 for the caller
+ * @process:	filled in on success, all 0 otherwise
+ *
+ * Return: 0, also if the process is in no domain; -ESRCH if there is no such
+ * process, -ENODEV if this kernel has no DKSM, -EACCES if the process belongs
+ * to somebody else, -EBADMSG or -ERANGE if the kernel's answer makes no sense.
+ */
+DKSM_API int dksm_stat_process(pid_t pid, struct dksm_process *process);
+
+/**
+ * dksm_skip_name - a word for a reason to leave a page alone
+ * @reason:	one of enum dksm_skip
+ *
+ * Return: a lower-case word that never changes, for instance "pinned", in
+ * static storage; NULL if this library does not know the reason.
+ */
+DKSM_API const char *dksm_skip_name(unsigned int reason);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* DKSM_H */
