@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The only program of a guest of ours: PID 1 of its initramfs. It fills some
+ * memory with a pattern that is the same in every guest, says on the console
+ * that it is ready and then waits. Each line it is sent makes it check the
+ * pattern, write to every page of it, check again and answer "intact" or
+ * "corrupt": a merged page that lost its contents, or that a write went wrong
+ * on, shows here.
+ */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define PAGES 512
+#define WORDS (4096 / sizeof(uint64_t))
+
+static uint64_t memory[PAGES][WORDS] __attribute__((aligned(4096)));
+static uint64_t writes;		/* how often every page was written to */
+
+static uint64_t pattern(size_t page, size_t word)
+{
+	if (word == page % WORDS)
+		return writes;
+	return (page * WORDS + word + 1) * 0x9e3779b97f4a7c15ull;
+}
+
+static void fill(void)
+{
+	for (size_t page = 0; page < PAGES; page++)
+		for (size_t word = 0; word < WORDS; word++)
+			memory[page][word] = pattern(page, word);
+}
+
+static void write_to_each_page(void)
+{
+	writes++;
+	for (size_t page = 0; page < PAGES; page++)
+		memory[page][page % WORDS] = writes;
+}
+
+/* Return the number of pages that are not as they must be. */
+static int count_bad(void)
+{
+	int bad = 0;
+
+	for (size_t page = 0; page < PAGES; page++) {
+		size_t word = 0;
+
+		while (word < WORDS && memory[page][word] == pattern(page, word))
+			word++;
+		bad += word < WORDS;
+	}
+	return bad;
+}
+
+/* The kernel gives PID 1 a console only if /dev/console is in the initramfs. */
+static void open_console(void)
+{
+	if (fcntl(0, F_GETFD) != -1)
+		return;
+	mkdir("/dev", 0755);
+	mknod("/dev/console", S_IFCHR | 0600, makedev(5, 1));
+	open("/dev/console", O_RDWR);
+	dup2(0, 1);
+	dup2(0, 2);
+}
+
+static void answer(void)
+{
+	int before = count_bad(), after;
+
+	write_to_each_page();
+	after = count_bad();
+	if (before || after)
+		printf("corrupt: %d pages before writing, %d after\n", before, after);
+	else
+		printf("intact\n");
+	fflush(stdout);
+}
+
+int main(void)
+{
+	char line[16];
+
+	open_console();
+	fill();
+	printf("guest ready\n");
+	fflush(stdout);
+	while (fgets(line, sizeof(line), stdin))
+		answer();
+	for (;;)
+		pause();
+}
