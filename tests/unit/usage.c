@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The command line as a user meets it: what goes to stdout, what to stderr, and
+ * the exit status.  Each run is a child, so that it has stdio of its own.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../cli/cli.h"
+#include "ktap.h"
+
+#define WORDS 10
+
+struct outcome {
+	int status;
+	char out[8192], err[8192];
+};
+
+static int scratch(void)
+{
+	FILE *file = tmpfile();
+	int fd = file ? dup(fileno(file)) : -1;
+
+	if (file)
+		fclose(file);
+	return fd;
+}
+
+static void slurp(int fd, char *text, size_t size)
+{
+	ssize_t len = pread(fd, text, size - 1, 0);
+
+	text[len > 0 ? len : 0] = 0;
+	close(fd);
+}
+
+/* Split at spaces. */
+static int split(char *line, char **argv)
+{
+	int argc = 0;
+
+	for (char *word = strtok(line, " "); word && argc < WORDS;
+	     word = strtok(NULL, " "))
+		argv[argc++] = word;
+	argv[argc] = NULL;
+	return argc;
+}
+
+static void child(const char *line, int out, int err)
+{
+	char *argv[WORDS + 1], copy[256];
+	int argc;
+
+	snprintf(copy, sizeof(copy), "%s", line);
+	argc = split(copy, argv);
+	dup2(out, STDOUT_FILENO);
+	dup2(err, STDERR_FILENO);
+	exit(cli_main(argc, argv));
+}
+
+static void run_to(const char *line, int out, struct outcome *outcome)
+{
+	int err = scratch(), status = -1;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (!pid)
+		child(line, out, err);
+	CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+	outcome->status = WEXITSTATUS(status);
+	slurp(out, outcome->out, sizeof(outcome->out));
+	slurp(err, outcome->err, sizeof(outcome->err));
+}
+
+static void run(const char *line, struct outcome *outcome)
+{
+	run_to(line, scratch(), outcome);
+}
+
+static bool one_line(const char *text)
+{
+	return *text && strchr(text, '\n') == text + strlen(text) - 1;
+}
+
+static void wrong_use(void)
+{
+	static const struct {
+		const char *line, *words;
+	} rows[] = {
+		{ "dksm", "no command" },
+		{ "dksm frobnicate", "'frobnicate'" },
+		{ "dksm --frobnicate", "'--frobnicate'" },
+		{ "dksm -x", "'-x'" },
+		{ "dksm merge", "no PID" },
+		{ "dksm merge --json", "no PID" },
+		{ "dksm merge zero", "'zero'" },
+		{ "dksm merge 0", "'0'" },
+		{ "dksm merge 1 1000", "'1000'" },
+		{ "dksm merge 1 1000+4K 2001-3000", "'2001-3000'" },
+		{ "dksm merge 1 --wrong", "'--wrong'" },
+		{ "dksm merge -q 1", "'-q'" },
+		{ "dksm merge --json=yes 1", "'--json=yes'" },
+		{ "dksm merge 1 --domain", "needs a value" },
+		{ "dksm merge --domain a/b 1", "'a/b'" },
+		{ "dksm merge --domain= 1", "domain name" },
+		{ "dksm unmerge", "no PID" },
+		{ "dksm unmerge --domain web 1", "--domain" },
+		{ "dksm unmerge 1 9-8", "'9-8'" },
+		{ "dksm stat me", "'me'" },
+		{ "dksm stat 1 1000-2000", "too many" },
+		{ "dksm stat --domain web", "--domain" },
+		{ "dksm stat --wrong", "'--wrong'" },
+	};
+	struct outcome outcome;
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		run(rows[i].line, &outcome);
+		CHECK_FOR(rows[i].line, outcome.status == EXIT_USAGE);
+		CHECK_FOR(rows[i].line, !*outcome.out);
+		CHECK_FOR(rows[i].line, one_line(outcome.err));
+		CHECK_FOR(rows[i].line, strstr(outcome.err, rows[i].words));
+		CHECK_FOR(rows[i].line, strstr(outcome.err, "--help"));
+	}
+}
+
+/* No line beyond column 80, no more than 24 of them, and examples. */
+static bool one_screen(char *text)
+{
+	int lines = 0;
+
+	if (!strstr(text, "Examples:\n"))
+		return false;
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+		if (strlen(line) > 80)
+			return false;
+		lines++;
+	}
+	return lines <= 24;
+}
+
+static void helps(void)
+{
+	static const char *const lines[] = {
+		"dksm --help", "dksm -h", "dksm merge --help",
+		"dksm merge -h", "dksm unmerge --help", "dksm stat --help",
+		"dksm merge --domain web 1 --help nonsense",
+	};
+	struct outcome outcome;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		run(lines[i], &outcome);
+		CHECK_FOR(lines[i], outcome.status == EXIT_OK);
+		CHECK_FOR(lines[i], !*outcome.err);
+		CHECK_FOR(lines[i], !strncmp(outcome.out, "Usage: dksm ", 12));
+		CHECK_FOR(lines[i], one_screen(outcome.out));
+	}
+}
+
+static void all_commands_listed(void)
+{
+	struct outcome outcome;
+
+	run("dksm --help", &outcome);
+	CHECK(strstr(outcome.out, "\n  merge "));
+	CHECK(strstr(outcome.out, "\n  unmerge "));
+	CHECK(strstr(outcome.out, "\n  stat "));
+}
+
+static void version(void)
+{
+	struct outcome outcome;
+
+	run("dksm --version", &outcome);
+	CHECK(outcome.status == EXIT_OK && !*outcome.err);
+	CHECK(!strcmp(outcome.out, "dksm " DKSM_VERSION "\n"));
+}
+
+static void full_disk(void)
+{
+	struct outcome outcome;
+
+	run_to("dksm --help", open("/dev/full", O_WRONLY), &outcome);
+	CHECK(outcome.status == EXIT_FAILED);
+	CHECK(one_line(outcome.err) && strstr(outcome.err, "cannot write"));
+}
+
+/* With or without DKSM on this host, a process that cannot be is a failure. */
+static void no_process(void)
+{
+	static const char *const lines[] = {
+		"dksm merge 2147483647", "dksm unmerge --json 2147483647",
+		"dksm stat 2147483647",
+	};
+	struct outcome outcome;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		run(lines[i], &outcome);
+		CHECK_FOR(lines[i], outcome.status == EXIT_FAILED);
+		CHECK_FOR(lines[i], !*outcome.out && one_line(outcome.err));
+	}
+}
+
+static const struct ktap_test tests[] = {
+	{ "wrong use", wrong_use },
+	{ "help fits on a screen", helps },
+	{ "help lists all commands", all_commands_listed },
+	{ "version", version },
+	{ "output that cannot be written", full_disk },
+	{ "a process that is not there", no_process },
+};
+
+KTAP_MAIN(tests)

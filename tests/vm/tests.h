@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The parts of the functional tests: the peers (t_peer.c) and the lists of tests
+ * that functional.c runs, one per file, each ended by NULL.
+ */
+#ifndef TESTS_H
+#define TESTS_H
+
+#include "testlib.h"
+
+/* ---- peers ------------------------------------------------------------- */
+
+/* Once per test, before the first peer. */
+void peers_begin(void);
+
+/*
+ * A helper process that owns one region and does what it is told.  Peers are
+ * forked before there is memory to share, unless peer_fork() is what the test is
+ * about.  A peer that fails ends the whole test.
+ */
+struct peer {
+	pid_t pid;
+	int pidfd;
+	unsigned int box;
+	unsigned char *addr;
+	size_t pages;
+};
+
+/* Runs in the peer; @r is the peer's region. */
+typedef long (*peer_fn)(struct region *r, const long *arg);
+
+struct peer peer_start(size_t pages);
+/* A child of the peer, with the peer's memory. */
+struct peer peer_fork(const struct peer *p);
+/* Calls @fn in the peer and waits for its result; up to four arguments. */
+#define peer_call(p, fn, ...) \
+	peer_call_args(p, fn, (long[4]){ __VA_ARGS__ })
+long peer_call_args(const struct peer *p, peer_fn fn, const long *arg);
+/* The same in two halves, for things that happen at the same time. */
+#define peer_post(p, fn, ...) \
+	peer_post_args(p, fn, (long[4]){ __VA_ARGS__ })
+void peer_post_args(const struct peer *p, peer_fn fn, const long *arg);
+long peer_result(const struct peer *p);
+/* Ends the peer and waits until it is gone. */
+void peer_exit(struct peer *p);
+void peer_kill(struct peer *p);
+
+void peer_fill(const struct peer *p, size_t first, size_t n, u64 seed, u64 step);
+void peer_poke(const struct peer *p, size_t page, int word, u64 val);
+void peer_verify(const struct peer *p);
+void peers_verify(const struct peer *p, size_t n);
+/* The peer merges or unmerges its own region. */
+struct dksm_report peer_merge(const struct peer *p, int fd);
+struct dksm_report peer_unmerge(const struct peer *p, int fd);
+int peer_madvise(const struct peer *p, size_t first, size_t n, int advice);
+int peer_mprotect(const struct peer *p, size_t first, size_t n, int prot);
+void *peer_page(const struct peer *p, size_t page);
+u64 peer_frame(const struct peer *p, size_t page);
+/* Both map the same frames in that range of pages. */
+void check_shared(const struct peer *a, const struct peer *b, size_t first,
+		  size_t n);
+/*
+ * Moves the frame of a page elsewhere, which needs a complete reverse map.
+ * False if this kernel cannot; fails if the frame stays where it is.
+ */
+bool peer_migrate(const struct peer *p, size_t page);
+/* Reports of the last merge or unmerge made with peer_post(). */
+struct dksm_report peer_report(const struct peer *p);
+
+/* Functions for peer_call(). */
+long op_merge(struct region *r, const long *arg);	/* fd; 0 or -errno */
+long op_unmerge(struct region *r, const long *arg);	/* fd; 0 or -errno */
+long op_verify(struct region *r, const long *arg);
+
+/* ---- lists ------------------------------------------------------------- */
+
+extern const struct test tests_share[];
+extern const struct test tests_stats[];
+extern const struct test tests_write[];
+extern const struct test tests_fork[];
+extern const struct test tests_map[];
+extern const struct test tests_kinds[];
+extern const struct test tests_unmerge[];
+extern const struct test tests_huge[];
+extern const struct test tests_pin[];
+extern const struct test tests_track[];
+extern const struct test tests_reclaim[];
+extern const struct test tests_move[];
+extern const struct test tests_memcg[];
+extern const struct test tests_ksmd[];
+extern const struct test tests_access[];
+extern const struct test tests_args[];
+extern const struct test tests_race[];
+extern const struct test tests_kvm[];
+
+/* What `functional --exec-probe DOMAIN` does: see t_fork.c. */
+int exec_probe(const char *domain);
+
+#endif /* TESTS_H */
