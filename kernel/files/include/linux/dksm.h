@@ -16,6 +16,7 @@
 #include <linux/mm_types.h>
 #include <linux/page-flags.h>
 
+struct linux_binprm;
 struct list_head;
 struct pid;
 struct pid_namespace;
@@ -52,6 +53,7 @@ void dksm_collect_procs(struct folio *folio, struct page *page,
 void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio);
 int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm);
 void __dksm_exit(struct mm_struct *mm);
+int dksm_exec(struct linux_binprm *bprm);
 int dksm_proc_stat(struct seq_file *m, struct pid_namespace *ns,
 		   struct pid *pid, struct task_struct *task);
 
@@ -85,6 +87,53 @@ static inline void dksm_exit(struct mm_struct *mm)
 	if (mm->dksm)
 		__dksm_exit(mm);
 }
+
+enum {
+	DKSM_VM_BUSY,		/* bit lock */
+	DKSM_VM_LOADED,		/* was merged before it ran */
+};
+
+/**
+ * struct dksm_vm - what is known of a virtual machine
+ * @flags:	DKSM_VM_*, bit numbers
+ * @phase:	of idle merging, see mm/dksm/idle.c
+ * @cursor:	address where idle merging goes on
+ * @passes:	complete passes of idle merging
+ * @gain:	pages merged so far in this one, in earlier idle moments
+ * @again:	there is to be another one, a second after the last
+ * @rested_at:	jiffies at the end of the last one
+ * @next_pages:	populated pages of the process from which on there is a next one
+ *
+ * All zero for a new one.  All but @flags: by whoever holds DKSM_MM_IDLE of the
+ * process's membership.
+ */
+struct dksm_vm {
+	unsigned long flags;
+	unsigned int phase;
+	unsigned int passes;
+	bool again;
+	unsigned long gain;
+	unsigned long cursor;
+	unsigned long rested_at;
+	unsigned long next_pages;
+};
+
+/**
+ * struct dksm_vm_ops - what merging asks of a virtual machine
+ * @next_range:	finds the first guest memory [*start, *end) of the process at or
+ *		above *start; false if there is none
+ * @should_stop: must the virtual processor do something else at once?
+ */
+struct dksm_vm_ops {
+	bool (*next_range)(void *vcpu, unsigned long *start,
+			   unsigned long *end);
+	bool (*should_stop)(void *vcpu);
+};
+
+void dksm_vm_load(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
+		  void *vcpu);
+void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
+		  void *vcpu);
 
 #else /* !CONFIG_DKSM */
 
@@ -135,6 +184,11 @@ static inline int dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 
 static inline void dksm_exit(struct mm_struct *mm)
 {
+}
+
+static inline int dksm_exec(struct linux_binprm *bprm)
+{
+	return 0;
 }
 
 #endif /* CONFIG_DKSM */

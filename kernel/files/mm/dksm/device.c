@@ -47,7 +47,7 @@ static long ioctl_info(void __user *arg)
 		return -EINVAL;
 	info.abi = DKSM_ABI_VERSION;
 	info.skip_nr = DKSM_SKIP_NR;
-	info.features = 0;
+	info.features = IS_ENABLED(CONFIG_KVM) ? DKSM_FEATURE_KVM : 0;
 	return store(arg, &info, sizeof(info));
 }
 
@@ -82,11 +82,16 @@ static bool range_is_whole(const struct dksm_range_args *args)
 	return !args->addr && !args->len;
 }
 
+static int pidfd_check(int pidfd)
+{
+	return pidfd < 0 && pidfd != DKSM_SELF ? -EBADF : 0;
+}
+
 static int range_check(const struct dksm_range_args *args)
 {
 	if (args->flags || args->reserved)
 		return -EINVAL;
-	if (args->pidfd < 0 && args->pidfd != DKSM_SELF)
+	if (pidfd_check(args->pidfd))
 		return -EBADF;
 	if (range_is_whole(args))
 		return 0;
@@ -106,7 +111,7 @@ static struct mm_struct *task_mm(struct task_struct *task)
 }
 
 /* The mm to work on, with a reference on mm_users. */
-static struct mm_struct *range_mm(int pidfd)
+static struct mm_struct *pidfd_mm(int pidfd)
 {
 	struct task_struct *task;
 	struct mm_struct *mm;
@@ -146,11 +151,10 @@ static int range_run(struct file *file, unsigned int cmd, struct mm_struct *mm,
 	int err;
 
 	if (cmd == DKSM_IOC_UNMERGE)
-		return dksm_range_unmerge(mm, args->addr, end, whole,
-					  &args->report);
+		return dksm_unmerge(mm, args->addr, end, whole, &args->report);
 	err = range_join(file, mm);
-	return err ? err : dksm_range_merge(mm, args->addr, end, whole,
-					    &args->report);
+	return err ? err : dksm_merge(mm, args->addr, end, whole,
+				      &args->report);
 }
 
 static long ioctl_range(struct file *file, unsigned int cmd, void __user *arg)
@@ -167,7 +171,7 @@ static long ioctl_range(struct file *file, unsigned int cmd, void __user *arg)
 	ret = range_check(&args);
 	if (ret)
 		return ret;
-	mm = range_mm(args.pidfd);
+	mm = pidfd_mm(args.pidfd);
 	if (IS_ERR(mm))
 		return PTR_ERR(mm);
 	ret = range_run(file, cmd, mm, &args);
@@ -175,6 +179,45 @@ static long ioctl_range(struct file *file, unsigned int cmd, void __user *arg)
 	if (store(arg + offsetof(struct dksm_range_args, report), &args.report,
 		  sizeof(args.report)))
 		return -EFAULT;
+	return ret;
+}
+
+/* As for merging: the caller must be allowed to use the domain @mm is in. */
+static int attach_run(struct file *file, unsigned int cmd,
+		      struct mm_struct *mm, u32 flags)
+{
+	struct dksm_mm *member = READ_ONCE(mm->dksm);
+	int err;
+
+	if (cmd == DKSM_IOC_DETACH)
+		return member && !dksm_domain_may_use(member->domain) ?
+		       -EACCES : dksm_mm_detach(mm);
+	err = range_join(file, mm);
+	return err ? err : dksm_mm_attach(mm, flags);
+}
+
+static long ioctl_attach(struct file *file, unsigned int cmd, void __user *arg)
+{
+	const u32 known = cmd == DKSM_IOC_ATTACH ?
+			  DKSM_ATTACH_NO_IDLE | DKSM_ATTACH_NO_LEARN : 0;
+	struct dksm_attach_args args;
+	struct mm_struct *mm;
+	u32 usize;
+	long ret;
+
+	ret = fetch(&args, sizeof(args), arg, &usize);
+	if (ret)
+		return ret;
+	if (args.flags & ~known || args.reserved)
+		return -EINVAL;
+	ret = pidfd_check(args.pidfd);
+	if (ret)
+		return ret;
+	mm = pidfd_mm(args.pidfd);
+	if (IS_ERR(mm))
+		return PTR_ERR(mm);
+	ret = attach_run(file, cmd, mm, args.flags);
+	mmput(mm);
 	return ret;
 }
 
@@ -188,6 +231,9 @@ static long dksm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case DKSM_IOC_MERGE:
 	case DKSM_IOC_UNMERGE:
 		return ioctl_range(file, cmd, (void __user *)arg);
+	case DKSM_IOC_ATTACH:
+	case DKSM_IOC_DETACH:
+		return ioctl_attach(file, cmd, (void __user *)arg);
 	default:
 		return -ENOTTY;
 	}

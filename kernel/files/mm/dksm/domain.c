@@ -10,6 +10,7 @@
  * has neither users nor page tables.  Whoever holds a reference on mm_users
  * may therefore read it without a lock.
  */
+#include <linux/binfmts.h>
 #include <linux/capability.h>
 #include <linux/cred.h>
 #include <linux/ctype.h>
@@ -124,6 +125,20 @@ void dksm_domain_get(struct dksm_domain *domain)
 	refcount_inc(&domain->refs);
 }
 
+static void totals_keep(const struct dksm_totals *totals)
+{
+	atomic_long_add(atomic_long_read(&totals->cow_breaks),
+			&dksm_past.cow_breaks);
+	atomic_long_add(atomic_long_read(&totals->merge_calls),
+			&dksm_past.merge_calls);
+	atomic_long_add(atomic_long_read(&totals->merge_ns),
+			&dksm_past.merge_ns);
+	atomic_long_add(atomic_long_read(&totals->idle_ns),
+			&dksm_past.idle_ns);
+	atomic_long_add(atomic_long_read(&totals->huge_split),
+			&dksm_past.huge_split);
+}
+
 /**
  * dksm_domain_put - drop a reference; may sleep
  * @domain: the domain
@@ -137,15 +152,12 @@ void dksm_domain_put(struct dksm_domain *domain)
 		return;
 
 	list_del(&domain->list);
-	atomic_long_add(atomic_long_read(&domain->totals.cow_breaks),
-			&dksm_past.cow_breaks);
-	atomic_long_add(atomic_long_read(&domain->totals.merge_calls),
-			&dksm_past.merge_calls);
-	atomic_long_add(atomic_long_read(&domain->totals.merge_ns),
-			&dksm_past.merge_ns);
+	totals_keep(&domain->totals);
 	kobject_del(&domain->kobj);
 	mutex_unlock(&dksm_domains_lock);
 
+	dksm_learn_free(domain);
+	dksm_sights_free(domain);
 	VM_WARN_ON_ONCE(atomic_long_read(&domain->frames));
 	VM_WARN_ON_ONCE(atomic_long_read(&domain->metadata));
 	rhashtable_destroy(&domain->index);
@@ -163,6 +175,8 @@ static struct dksm_mm *member_alloc(struct mm_struct *mm,
 	member->domain = domain;
 	mutex_init(&member->lock);
 	INIT_LIST_HEAD(&member->maps);
+	spin_lock_init(&member->stat_lock);
+	xa_init(&member->seen);
 	return member;
 }
 
@@ -207,6 +221,37 @@ int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain)
 	return member->domain == domain ? 0 : -EXDEV;
 }
 
+/**
+ * dksm_mm_attach - merge the virtual machines of a member from now on
+ * @mm: in a domain; the caller holds a reference on mm_users
+ * @flags: DKSM_ATTACH_*, known ones only
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int dksm_mm_attach(struct mm_struct *mm, u32 flags)
+{
+	int err = dksm_learn_prepare(mm->dksm->domain);
+
+	if (!err)
+		WRITE_ONCE(mm->dksm->attached, DKSM_MM_ATTACHED | flags);
+	return err;
+}
+
+/**
+ * dksm_mm_detach - leave the virtual machines of an mm alone from now on
+ * @mm: the caller holds a reference on mm_users
+ *
+ * What is merged stays merged, so @mm stays a member until it exits.
+ *
+ * Return: 0, or -ENOENT if it is not attached.
+ */
+int dksm_mm_detach(struct mm_struct *mm)
+{
+	struct dksm_mm *member = READ_ONCE(mm->dksm);
+
+	return member && xchg(&member->attached, 0) ? 0 : -ENOENT;
+}
+
 /*
  * The child needs no maps: its VMAs are in the interval trees of the parent's
  * anon_vmas, to which the parent's maps point.
@@ -217,6 +262,7 @@ int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 
 	if (!member)
 		return -ENOMEM;
+	member->attached = READ_ONCE(oldmm->dksm->attached);
 	mm->dksm = member;
 	member_link(member);
 	/*
@@ -225,6 +271,30 @@ int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 	 */
 	if (!test_bit(MMF_VM_MERGEABLE, &oldmm->flags))
 		atomic_long_add(mm_ksm_zero_pages(mm), &ksm_zero_pages);
+	return 0;
+}
+
+/*
+ * From begin_new_exec(): credentials are computed, bprm->mm is not used yet, and
+ * an error is fatal.  An attachment goes to the new mm, unless the program may
+ * do what its caller may not, or is not for the caller to read: then its memory
+ * is none of the caller's business.
+ */
+int dksm_exec(struct linux_binprm *bprm)
+{
+	struct dksm_mm *old = current->mm ? READ_ONCE(current->mm->dksm) : NULL;
+	struct dksm_mm *member;
+	u32 attached = old ? READ_ONCE(old->attached) : 0;
+
+	if (!attached || bprm->secureexec ||
+	    bprm->interp_flags & BINPRM_FLAGS_ENFORCE_NONDUMP)
+		return 0;
+	member = member_alloc(bprm->mm, old->domain);
+	if (!member)
+		return -ENOMEM;
+	member->attached = attached;
+	bprm->mm->dksm = member;
+	member_link(member);
 	return 0;
 }
 
@@ -238,6 +308,7 @@ void __dksm_exit(struct mm_struct *mm)
 	spin_lock_irq(&domain->lock);
 	list_del(&member->node);
 	spin_unlock_irq(&domain->lock);
+	dksm_seen_free(member);
 	kfree(member);
 	dksm_domain_put(domain);
 }

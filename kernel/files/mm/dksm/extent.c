@@ -286,18 +286,17 @@ struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio)
  * @domain: where
  * @hash: of @folio's content
  * @folio: as for dksm_frame_match()
+ * @wait: whether to wait for a frame that is being published, moved or swapped
  *
- * Waits for a frame that is being published, moved or swapped.
- *
- * Context: may sleep.
+ * Context: may sleep if @wait.
  * Return: as dksm_frame_match(); -EAGAIN if the wait got too long.
  */
 struct folio *dksm_frame_find(struct dksm_domain *domain, u64 hash,
-			      struct folio *folio)
+			      struct folio *folio, bool wait)
 {
 	struct folio *frame = NULL;
 	struct dksm_node *node;
-	int tries = 10;
+	int tries = wait ? 10 : 1;
 
 	for (;;) {
 		rcu_read_lock();
@@ -375,6 +374,7 @@ int dksm_frame_publish(struct dksm_node *node, struct folio *folio, u64 hash,
 
 	*frame = NULL;
 	node->hash = hash;
+	atomic_set(&node->breaks, 0);
 	WRITE_ONCE(node->pfn, PFN_PENDING);
 	err = index_enter(domain, node, folio, frame);
 	if (err || *frame) {
@@ -444,20 +444,40 @@ bool folio_trylock_unless_dksm(struct folio *folio)
 	return false;
 }
 
+/**
+ * dksm_index_has - might a frame of this content exist?
+ * @domain: where
+ * @hash: of the content
+ *
+ * A hint: nothing is compared or held.
+ */
+bool dksm_index_has(struct dksm_domain *domain, u64 hash)
+{
+	bool has;
+
+	rcu_read_lock();
+	has = rhashtable_lookup_fast(&domain->index, &hash, index_params);
+	rcu_read_unlock();
+	return has;
+}
+
 /*
  * A write fault is going to copy a frame; the fault holds a reference to it,
- * taken while it was mapped.
+ * taken while it was mapped, so it stays a frame.
  */
 void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
 {
-	struct dksm_extent *extent = dksm_node_extent(dksm_folio_node(folio));
+	struct dksm_node *node = dksm_folio_node(folio);
+	struct dksm_extent *extent = dksm_node_extent(node);
 	struct dksm_mm *member = READ_ONCE(vmf->vma->vm_mm->dksm);
 
 	if (vmf->flags & FAULT_FLAG_UNSHARE)
 		return;		/* unmerge, or a pin: nobody writes */
 	atomic_long_inc(&extent->domain->totals.cow_breaks);
-	if (member)
+	if (member) {
 		atomic_long_inc(&member->cow_breaks);
+		dksm_learn_break(member, node, folio_mapcount(folio) - 1);
+	}
 	trace_dksm_cow_break(vmf->vma->vm_mm, vmf->address, folio_pfn(folio));
 }
 

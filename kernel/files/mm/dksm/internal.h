@@ -14,9 +14,10 @@
  *            anon_vma at these page offsets": the reverse map.
  *
  * Lock order (outer first):
- *   mmap_lock > folio lock > dksm_mm.lock > dksm_extent.maps_lock >
- *   anon_vma lock > page table lock > (domain.lock, index bucket locks: leaves,
- *   taken with interrupts off)
+ *   DKSM_VM_BUSY or DKSM_MM_IDLE (bit locks) > mmap_lock > folio lock >
+ *   dksm_mm.lock > dksm_extent.maps_lock > anon_vma lock > page table lock >
+ *   (domain.lock, index bucket locks: leaves, taken with interrupts off; locks
+ *   of tables and of statistics: leaves)
  * dksm_domains_lock is taken with none of these held.
  *
  * Documentation/mm/dksm.rst argues why this is safe.
@@ -25,6 +26,7 @@
 #define _MM_DKSM_INTERNAL_H
 
 #include <linux/atomic.h>
+#include <linux/bits.h>
 #include <linux/dksm.h>
 #include <linux/kobject.h>
 #include <linux/list.h>
@@ -36,15 +38,18 @@
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/uidgid.h>
+#include <linux/xarray.h>
 #include <uapi/linux/dksm.h>
 
 struct anon_vma;
 
-/* Numbers that only ever grow; see dksm_stat_read() for the others. */
+/* Numbers that only ever grow; sysfs.c has the others. */
 struct dksm_totals {
 	atomic_long_t cow_breaks;	/* writes that copied a frame */
-	atomic_long_t merge_calls;
+	atomic_long_t merge_calls;	/* loads included, idle merging not */
 	atomic_long_t merge_ns;
+	atomic_long_t idle_ns;
+	atomic_long_t huge_split;	/* large folios */
 };
 
 /**
@@ -60,7 +65,9 @@ struct dksm_totals {
  *		use RCU
  * @members:	all struct dksm_mm
  * @frames:	live frames
- * @metadata:	bytes in extents and maps
+ * @metadata:	bytes in extents, maps and tables
+ * @learned:	table of volatile contents, or NULL; set once
+ * @sights:	table of contents seen once, or NULL; set once
  * @totals:	see there
  */
 struct dksm_domain {
@@ -75,7 +82,25 @@ struct dksm_domain {
 	struct list_head members;
 	atomic_long_t frames;
 	atomic_long_t metadata;
+	struct dksm_learned *learned;
+	struct dksm_sights *sights;
 	struct dksm_totals totals;
+};
+
+/**
+ * struct dksm_mm_stat - what was done for the virtual machines of an mm
+ * @load:	merged before their first instruction
+ * @idle:	merged when they were idle; @scanned counts looks
+ * @vms:	virtual machines that were merged at their first KVM_RUN
+ * @passes:	complete passes over memory of idle virtual machines
+ * @step_ns_max: longest time between two looks for events while idle
+ */
+struct dksm_mm_stat {
+	struct dksm_report load;
+	struct dksm_report idle;
+	u64 vms;
+	u64 passes;
+	u64 step_ns_max;
 };
 
 /**
@@ -85,7 +110,14 @@ struct dksm_domain {
  * @node:	in @domain->members
  * @lock:	protects @maps
  * @maps:	the maps that this mm added
+ * @flags:	DKSM_MM_IDLE, a bit lock: one thread does idle merging
+ * @attached:	DKSM_MM_ATTACHED and DKSM_ATTACH_*, or 0; read locklessly
+ * @merged_at:	jiffies of the last merge by a trigger; read locklessly
  * @cow_breaks:	writes of this mm that copied a frame
+ * @huge_split:	large folios split for this mm
+ * @stat_lock:	protects @stat
+ * @stat:	see there
+ * @seen:	page table's number -> hashes of its pages, see idle.c; DKSM_MM_IDLE
  */
 struct dksm_mm {
 	struct dksm_domain *domain;
@@ -93,8 +125,24 @@ struct dksm_mm {
 	struct list_head node;
 	struct mutex lock;	/* maps */
 	struct list_head maps;
+	unsigned long flags;
+	u32 attached;
+	unsigned long merged_at;
 	atomic_long_t cow_breaks;
+	atomic_long_t huge_split;
+	spinlock_t stat_lock;	/* stat */
+	struct dksm_mm_stat stat;
+	struct xarray seen;
 };
+
+#define DKSM_MM_ATTACHED	BIT(31)
+#define DKSM_MM_IDLE		0
+
+static inline void dksm_count_split(struct dksm_mm *member)
+{
+	atomic_long_inc(&member->huge_split);
+	atomic_long_inc(&member->domain->totals.huge_split);
+}
 
 /**
  * struct dksm_node - one frame of an extent
@@ -103,6 +151,7 @@ struct dksm_mm {
  * @pfn:	the frame, 0, or PFN_PENDING.  Written under the folio lock, or
  *		when the folio is freed; read locklessly by dksm_frame_get()
  * @pos:	position in the extent's array
+ * @breaks:	writes to the frame that teach, see learn.c
  *
  * Aligned to 8 so that the flags of folio->mapping fit into a pointer to it.
  */
@@ -111,6 +160,7 @@ struct dksm_node {
 	u64 hash;
 	unsigned long pfn;
 	u32 pos;
+	atomic_t breaks;
 } __aligned(8);
 
 /**
@@ -181,6 +231,8 @@ void dksm_domain_get(struct dksm_domain *domain);
 void dksm_domain_put(struct dksm_domain *domain);
 bool dksm_domain_may_use(const struct dksm_domain *domain);
 int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain);
+int dksm_mm_attach(struct mm_struct *mm, u32 flags);
+int dksm_mm_detach(struct mm_struct *mm);
 
 /* extent.c */
 extern unsigned int dksm_max_page_sharing;
@@ -194,7 +246,8 @@ struct folio *dksm_frame_peek(struct dksm_node *node);
 struct folio *dksm_frame_get(struct dksm_node *node);
 struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio);
 struct folio *dksm_frame_find(struct dksm_domain *domain, u64 hash,
-			      struct folio *folio);
+			      struct folio *folio, bool wait);
+bool dksm_index_has(struct dksm_domain *domain, u64 hash);
 int dksm_frame_publish(struct dksm_node *node, struct folio *folio, u64 hash,
 		       struct folio **frame);
 
@@ -224,22 +277,54 @@ void dksm_maps_prune(struct dksm_mm *owner);
 void dksm_maps_disown(struct dksm_mm *owner);
 void dksm_maps_free(struct dksm_extent *extent);
 
+/* learn.c */
+extern unsigned int dksm_learn;
+int dksm_learn_prepare(struct dksm_domain *domain);
+void dksm_learn_free(struct dksm_domain *domain);
+void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node,
+		      int others);
+bool dksm_learned_volatile(struct dksm_domain *domain, u64 hash);
+long dksm_learned_count(struct dksm_domain *domain);
+
 /* merge.c */
 struct dksm_batch;
 extern bool dksm_use_zero_pages;
-struct dksm_batch *dksm_batch_alloc(struct dksm_mm *member,
-				    struct dksm_report *report);
+
+/* Leave alone what was learned to be volatile. */
+#define DKSM_BATCH_LEARN	BIT(0)
+/* Wait for nobody; rather skip. */
+#define DKSM_BATCH_QUICK	BIT(1)
+/* Map frames that exist, publish none. */
+#define DKSM_BATCH_JOIN		BIT(2)
+
+struct dksm_batch *dksm_batch_alloc(unsigned int flags);
+void dksm_batch_begin(struct dksm_batch *batch, struct dksm_mm *member,
+		      struct dksm_report *report);
 void dksm_batch_free(struct dksm_batch *batch);
 void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
-		      pmd_t *pmd, unsigned long start, unsigned long end);
+		      pmd_t *pmd, unsigned long start, unsigned long end,
+		      const unsigned long *only);
 
 /* range.c */
-int dksm_range_merge(struct mm_struct *mm, unsigned long start,
-		     unsigned long end, bool sparse,
-		     struct dksm_report *report);
-int dksm_range_unmerge(struct mm_struct *mm, unsigned long start,
-		       unsigned long end, bool sparse,
-		       struct dksm_report *report);
+#define DKSM_NOT_SKIPPED	(-1)
+int dksm_vma_skip_reason(struct vm_area_struct *vma);
+int dksm_range_merge(struct mm_struct *mm, struct dksm_batch *batch,
+		     unsigned long start, unsigned long end,
+		     struct dksm_report *report, unsigned long *holes);
+void dksm_merge_account(struct mm_struct *mm, struct dksm_report *report,
+			u64 begin, int err);
+int dksm_merge(struct mm_struct *mm, unsigned long start, unsigned long end,
+	       bool sparse, struct dksm_report *report);
+int dksm_unmerge(struct mm_struct *mm, unsigned long start, unsigned long end,
+		 bool sparse, struct dksm_report *report);
+
+/* vm.c */
+void dksm_stat_add(struct dksm_mm *member, struct dksm_report *sum,
+		   const struct dksm_report *report);
+
+/* idle.c */
+void dksm_seen_free(struct dksm_mm *member);
+void dksm_sights_free(struct dksm_domain *domain);
 
 /* sysfs.c */
 extern const struct kobj_type dksm_domain_ktype;

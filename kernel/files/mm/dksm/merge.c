@@ -105,6 +105,8 @@ struct slot {
  * struct dksm_batch - the pages of one page table on their way
  * @member:	of the mm
  * @report:	where the outcome is counted
+ * @flags:	DKSM_BATCH_*
+ * @only:	slots to look at, or NULL for all
  * @vma:	where the pages are; mmap_lock is held for read
  * @pmd:	their page table
  * @start:	address of the first slot
@@ -120,6 +122,8 @@ struct slot {
 struct dksm_batch {
 	struct dksm_mm *member;
 	struct dksm_report *report;
+	unsigned int flags;
+	const unsigned long *only;
 	struct vm_area_struct *vma;
 	pmd_t *pmd;
 	unsigned long start;
@@ -141,6 +145,11 @@ static unsigned long slot_address(struct dksm_batch *b, struct slot *slot)
 static struct slot *slots_end(struct dksm_batch *b)
 {
 	return b->slots + b->nr;
+}
+
+static bool slot_is_wanted(struct dksm_batch *b, struct slot *slot)
+{
+	return !b->only || test_bit(slot - b->slots, b->only);
 }
 
 /* Find the slots in one of two states; false if there are none. */
@@ -241,6 +250,8 @@ static struct folio *batch_large_folio(struct dksm_batch *b, struct slot **next,
 		folio = pte_large_folio(b->vma, address, ptep_get(ptep));
 		if (!folio || folio == failed || !folio_test_anon(folio))
 			continue;
+		if (!found && !slot_is_wanted(b, slot))
+			continue;
 		if (!found) {
 			found = folio;
 			folio_get(found);
@@ -263,6 +274,17 @@ static bool folio_split_locked(struct folio *folio)
 	return split;
 }
 
+static bool batch_split_folio(struct dksm_batch *b, struct folio *folio)
+{
+	bool split = folio_split_locked(folio);
+
+	if (split)
+		dksm_count_split(b->member);
+	else
+		b->unsettled = true;
+	return split;
+}
+
 static void batch_split_huge(struct dksm_batch *b)
 {
 	struct folio *folio;
@@ -274,8 +296,7 @@ static void batch_split_huge(struct dksm_batch *b)
 		return;
 	for (slot = b->slots; slot < slots_end(b); slot++)
 		slot->was_huge = true;
-	if (!folio_split_locked(folio))
-		b->unsettled = true;
+	batch_split_folio(b, folio);
 	folio_put(folio);
 }
 
@@ -290,10 +311,8 @@ static void batch_split(struct dksm_batch *b)
 
 	batch_split_huge(b);
 	while ((folio = batch_large_folio(b, &next, failed))) {
-		if (!folio_split_locked(folio)) {
-			b->unsettled = true;
+		if (!batch_split_folio(b, folio))
 			failed = folio;		/* only to be compared */
-		}
 		folio_put(folio);
 		cond_resched();
 	}
@@ -389,13 +408,14 @@ static void slot_take(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
 	if (pte_none(pte))
 		return;
 	if (!pte_present(pte)) {
-		slot_take_absent(slot, pte);
+		if (slot_is_wanted(b, slot))
+			slot_take_absent(slot, pte);
 		return;
 	}
 	page = vm_normal_page(b->vma, slot_address(b, slot), pte);
 	if (!page)
 		slot_take_zero(b, slot, ptep, pte);
-	else
+	else if (slot_is_wanted(b, slot))
 		slot_take_page(slot, page);
 }
 
@@ -409,9 +429,11 @@ static void batch_take_huge(struct dksm_batch *b)
 	folio = batch_huge_folio(b, &reason);
 	if (folio)
 		folio_put(folio);
-	for (slot = b->slots; reason != DKSM_SKIP_NR && slot < slots_end(b);
-	     slot++)
-		slot_skip(slot, reason);
+	if (reason == DKSM_SKIP_NR)
+		return;
+	for (slot = b->slots; slot < slots_end(b); slot++)
+		if (slot_is_wanted(b, slot))
+			slot_skip(slot, reason);
 }
 
 static void batch_take(struct dksm_batch *b)
@@ -654,6 +676,21 @@ static void slot_equals(struct dksm_batch *b, struct slot *slot,
 	b->hint_nr = slot - b->slots;
 }
 
+static bool batch_waits(struct dksm_batch *b)
+{
+	return !(b->flags & DKSM_BATCH_QUICK);
+}
+
+/* Others wrote to such a page soon after they had it: not worth a copy. */
+static bool slot_is_volatile(struct dksm_batch *b, struct slot *slot,
+			     struct folio *frame)
+{
+	u64 hash = frame ? dksm_folio_node(frame)->hash : slot->hash;
+
+	return b->flags & DKSM_BATCH_LEARN &&
+	       dksm_learned_volatile(b->member->domain, hash);
+}
+
 static void slot_classify(struct dksm_batch *b, struct slot *slot)
 {
 	struct folio *frame;
@@ -666,14 +703,19 @@ static void slot_classify(struct dksm_batch *b, struct slot *slot)
 	if (!frame) {
 		slot->hash = slot_hash(b, slot);
 		frame = dksm_frame_find(b->member->domain, slot->hash,
-					slot->folio);
+					slot->folio, batch_waits(b));
 	}
-	if (IS_ERR(frame))
+	if (IS_ERR(frame)) {
 		slot_skip(slot, DKSM_SKIP_BUSY);
-	else if (frame)
+	} else if (slot_is_volatile(b, slot, frame)) {
+		if (frame)
+			folio_put(frame);
+		slot_skip(slot, DKSM_SKIP_LEARNED);
+	} else if (frame) {
 		slot_equals(b, slot, frame);
-	else
+	} else {
 		slot->state = SLOT_NEW;
+	}
 }
 
 static void batch_classify(struct dksm_batch *b)
@@ -755,7 +797,8 @@ static int slot_try_publish(struct dksm_batch *b, struct slot *slot,
 {
 	struct dksm_domain *domain = b->member->domain;
 
-	*frame = dksm_frame_find(domain, slot->hash, slot->folio);
+	*frame = dksm_frame_find(domain, slot->hash, slot->folio,
+				 batch_waits(b));
 	if (*frame)
 		return PTR_ERR_OR_ZERO(*frame);
 	if (!slot->alone && dksm_folio_is_foreign(slot->folio, domain))
@@ -766,8 +809,8 @@ static int slot_try_publish(struct dksm_batch *b, struct slot *slot,
 static void slot_publish(struct dksm_batch *b, struct slot *slot,
 			 struct dksm_node *node)
 {
+	int tries = batch_waits(b) ? 10 : 1;
 	struct folio *frame;
-	int tries = 10;
 	int err;
 
 	do {
@@ -841,6 +884,10 @@ static void batch_publish(struct dksm_batch *b)
 	for (slot = b->slots; slot < slots_end(b); slot++) {
 		if (slot->state != SLOT_NEW)
 			continue;
+		if (b->flags & DKSM_BATCH_JOIN) {
+			slot_skip(slot, DKSM_SKIP_BUSY);
+			continue;
+		}
 		last = batch_run_end(b, slot);
 		batch_publish_run(b, slot, last);
 		slot = last;
@@ -975,18 +1022,22 @@ static void batch_prepare(struct dksm_batch *b)
  * @pmd: covers the range
  * @start: first address, in @vma
  * @end: end of the range, in @vma and below the same @pmd
+ * @only: bitmap of the pages of the range to look at, or NULL for all
  *
  * Freshly faulted pages wait in per-CPU lists for the LRU, which hold
  * references.  If unexpected references are met for the first time in this
- * call, the lists are drained and the batch begins again.
+ * call, the lists are drained and the batch begins again (not with
+ * DKSM_BATCH_QUICK, since that waits for every CPU).
  *
  * Context: mmap_lock held for read.  May sleep.
  */
 void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
-		      pmd_t *pmd, unsigned long start, unsigned long end)
+		      pmd_t *pmd, unsigned long start, unsigned long end,
+		      const unsigned long *only)
 {
 	struct slot *slot;
 
+	batch->only = only;
 	batch->vma = vma;
 	batch->pmd = pmd;
 	batch->start = start;
@@ -996,7 +1047,7 @@ void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
 		*slot = (struct slot) { };
 
 	batch_prepare(batch);
-	if (batch->unsettled && !batch->drained) {
+	if (batch->unsettled && !batch->drained && batch_waits(batch)) {
 		batch_reset(batch);
 		lru_add_drain_all();
 		batch->drained = true;
@@ -1012,22 +1063,32 @@ void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
 
 /**
  * dksm_batch_alloc - prepare for merging
- * @member: of the mm to be merged
- * @report: where to count
+ * @flags: DKSM_BATCH_*
  *
- * Return: a batch to be freed by dksm_batch_free(), or NULL.
+ * Return: a batch for dksm_batch_begin(), to be freed by dksm_batch_free(); or
+ * NULL.
  */
-struct dksm_batch *dksm_batch_alloc(struct dksm_mm *member,
-				    struct dksm_report *report)
+struct dksm_batch *dksm_batch_alloc(unsigned int flags)
 {
 	struct dksm_batch *batch = kvzalloc(sizeof(*batch), GFP_KERNEL_ACCOUNT);
 
-	if (!batch)
-		return NULL;
+	if (batch)
+		batch->flags = flags;
+	return batch;
+}
+
+/**
+ * dksm_batch_begin - say whose pages come now
+ * @batch: from dksm_batch_alloc()
+ * @member: of the mm to be merged
+ * @report: where to count
+ */
+void dksm_batch_begin(struct dksm_batch *batch, struct dksm_mm *member,
+		      struct dksm_report *report)
+{
 	batch->member = member;
 	batch->report = report;
 	lru_add_drain();
-	return batch;
 }
 
 void dksm_batch_free(struct dksm_batch *batch)

@@ -17,10 +17,13 @@
 #include "../internal.h"
 #include "internal.h"
 
-#define NOT_SKIPPED (-1)
-
-/* Why nothing in this VMA can be merged, or NOT_SKIPPED. */
-static int vma_skip_reason(struct vm_area_struct *vma)
+/**
+ * dksm_vma_skip_reason - can pages of this VMA be merged?
+ * @vma: mmap_lock is held
+ *
+ * Return: why not, an &enum dksm_skip; or DKSM_NOT_SKIPPED.
+ */
+int dksm_vma_skip_reason(struct vm_area_struct *vma)
 {
 	if (is_vm_hugetlb_page(vma))
 		return DKSM_SKIP_HUGETLB;
@@ -32,7 +35,7 @@ static int vma_skip_reason(struct vm_area_struct *vma)
 	if (vma->vm_flags & (VM_PFNMAP | VM_IO | VM_DONTEXPAND | VM_MIXEDMAP |
 			     VM_DROPPABLE) || vma_is_dax(vma))
 		return DKSM_SKIP_DEVICE;
-	return NOT_SKIPPED;
+	return DKSM_NOT_SKIPPED;
 }
 
 /**
@@ -41,14 +44,14 @@ static int vma_skip_reason(struct vm_area_struct *vma)
  * @batch:	for merging
  * @next:	in one VMA: where to go on, or what was found
  * @counted:	the last page that was counted as unmerged
- * @sparse:	holes between VMAs are no error
+ * @holes:	pages of the range that no VMA covers
  */
 struct walk {
 	struct dksm_report *report;
 	struct dksm_batch *batch;
 	unsigned long next;
 	unsigned long counted;
-	bool sparse;
+	unsigned long holes;
 };
 
 static bool walk_should_pause(struct mm_struct *mm)
@@ -62,7 +65,7 @@ static int merge_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 {
 	struct walk *walk = mm_walk->private;
 
-	dksm_batch_merge(walk->batch, mm_walk->vma, pmd, addr, next);
+	dksm_batch_merge(walk->batch, mm_walk->vma, pmd, addr, next, NULL);
 	walk->next = next;
 	return walk_should_pause(mm_walk->mm);
 }
@@ -82,9 +85,9 @@ static void vma_skip(struct dksm_report *report, unsigned long len, int reason)
 static int vma_merge(struct vm_area_struct *vma, unsigned long *addr,
 		     unsigned long end, struct walk *walk)
 {
-	int reason = vma_skip_reason(vma);
+	int reason = dksm_vma_skip_reason(vma);
 
-	if (reason != NOT_SKIPPED)
+	if (reason != DKSM_NOT_SKIPPED)
 		vma_skip(walk->report, end - *addr, reason);
 	else if (walk_page_range_vma(vma, *addr, end, &merge_ops, walk))
 		end = walk->next;
@@ -96,34 +99,78 @@ static int vma_merge(struct vm_area_struct *vma, unsigned long *addr,
 typedef int (*vma_fn)(struct vm_area_struct *vma, unsigned long *addr,
 		      unsigned long end, struct walk *walk);
 
-/* -ENOMEM if there was nothing in a part of the range, as madvise(). */
 static int range_walk(struct mm_struct *mm, unsigned long addr,
 		      unsigned long end, vma_fn fn, struct walk *walk)
 {
-	bool hole = false;
 	int err = 0;
 
 	while (!err && addr < end) {
 		struct vm_area_struct *vma;
+		unsigned long next;
 
 		cond_resched();
 		if (mmap_read_lock_killable(mm))
 			return -EINTR;
 		vma = find_vma(mm, addr);
-		hole |= addr < (vma ? vma->vm_start : end);
-		addr = vma ? max(addr, vma->vm_start) : end;
+		next = vma ? clamp(vma->vm_start, addr, end) : end;
+		walk->holes += (next - addr) >> PAGE_SHIFT;
+		addr = next;
 		if (addr < end)
 			err = fn(vma, &addr, min(end, vma->vm_end), walk);
 		mmap_read_unlock(mm);
 		if (fatal_signal_pending(current))
 			return -EINTR;
 	}
-	return !err && hole && !walk->sparse ? -ENOMEM : err;
+	return err;
 }
 
 /**
  * dksm_range_merge - merge a range of an mm that is in a domain
  * @mm: the caller holds a reference on mm_users
+ * @batch: from dksm_batch_alloc()
+ * @start: page-aligned
+ * @end: page-aligned
+ * @report: counts are added here, also on error
+ * @holes: out: pages of the range that are not mapped
+ *
+ * Context: process, no locks held.
+ * Return: 0, or -EINTR (a fatal signal).
+ */
+int dksm_range_merge(struct mm_struct *mm, struct dksm_batch *batch,
+		     unsigned long start, unsigned long end,
+		     struct dksm_report *report, unsigned long *holes)
+{
+	struct walk walk = { .report = report, .batch = batch };
+	int err;
+
+	dksm_batch_begin(batch, mm->dksm, report);
+	err = range_walk(mm, start, end, vma_merge, &walk);
+	*holes = walk.holes;
+	return err;
+}
+
+/**
+ * dksm_merge_account - a merge is over
+ * @mm: whose
+ * @report: what it did; the time is set here
+ * @begin: when it began, in nanoseconds
+ * @err: how it ended
+ */
+void dksm_merge_account(struct mm_struct *mm, struct dksm_report *report,
+			u64 begin, int err)
+{
+	struct dksm_totals *totals = &mm->dksm->domain->totals;
+
+	dksm_maps_prune(mm->dksm);
+	report->ns = ktime_get_ns() - begin;
+	atomic_long_inc(&totals->merge_calls);
+	atomic_long_add(report->ns, &totals->merge_ns);
+	trace_dksm_merge(mm, report, err);
+}
+
+/**
+ * dksm_merge - what DKSM_IOC_MERGE does
+ * @mm: in a domain; the caller holds a reference on mm_users
  * @start: page-aligned
  * @end: page-aligned
  * @sparse: it is no error if part of the range is not mapped
@@ -133,26 +180,21 @@ static int range_walk(struct mm_struct *mm, unsigned long addr,
  * Return: 0, -ENOMEM (part of the range is not mapped; or no memory to begin
  * with), -EINTR (a fatal signal).
  */
-int dksm_range_merge(struct mm_struct *mm, unsigned long start,
-		     unsigned long end, bool sparse, struct dksm_report *report)
+int dksm_merge(struct mm_struct *mm, unsigned long start, unsigned long end,
+	       bool sparse, struct dksm_report *report)
 {
-	struct dksm_mm *member = mm->dksm;
-	struct dksm_domain *domain = member->domain;
+	struct dksm_batch *batch = dksm_batch_alloc(0);
 	u64 begin = ktime_get_ns();
-	struct walk walk = { .report = report, .sparse = sparse };
+	unsigned long holes;
 	int err;
 
-	walk.batch = dksm_batch_alloc(member, report);
-	if (!walk.batch)
+	if (!batch)
 		return -ENOMEM;
-	err = range_walk(mm, start, end, vma_merge, &walk);
-	dksm_batch_free(walk.batch);
-	dksm_maps_prune(member);
-
-	report->ns = ktime_get_ns() - begin;
-	atomic_long_inc(&domain->totals.merge_calls);
-	atomic_long_add(report->ns, &domain->totals.merge_ns);
-	trace_dksm_merge(mm, report, err);
+	err = dksm_range_merge(mm, batch, start, end, report, &holes);
+	dksm_batch_free(batch);
+	if (!err && holes && !sparse)
+		err = -ENOMEM;		/* as madvise() */
+	dksm_merge_account(mm, report, begin, err);
 	return err;
 }
 
@@ -223,7 +265,7 @@ static int vma_unmerge(struct vm_area_struct *vma, unsigned long *addr,
 	struct dksm_report *report = walk->report;
 	int err;
 
-	if (vma_skip_reason(vma) != NOT_SKIPPED)
+	if (dksm_vma_skip_reason(vma) != DKSM_NOT_SKIPPED)
 		goto done;
 	while (walk_page_range_vma(vma, *addr, end, &find_merged_ops, walk)) {
 		*addr = walk->next;
@@ -248,7 +290,7 @@ done:
 }
 
 /**
- * dksm_range_unmerge - give every merged page of a range a private copy
+ * dksm_unmerge - give every merged page of a range a private copy
  * @mm: the caller holds a reference on mm_users
  * @start: page-aligned
  * @end: page-aligned
@@ -262,18 +304,17 @@ done:
  * Return: 0, -ENOMEM (part of the range is not mapped; or no memory for a
  * copy), -EINTR (a fatal signal).
  */
-int dksm_range_unmerge(struct mm_struct *mm, unsigned long start,
-		       unsigned long end, bool sparse,
-		       struct dksm_report *report)
+int dksm_unmerge(struct mm_struct *mm, unsigned long start, unsigned long end,
+		 bool sparse, struct dksm_report *report)
 {
-	struct walk walk = {
-		.report = report, .sparse = sparse, .counted = ULONG_MAX,
-	};
+	struct walk walk = { .report = report, .counted = ULONG_MAX };
 	struct dksm_mm *member = READ_ONCE(mm->dksm);
 	u64 begin = ktime_get_ns();
 	int err;
 
 	err = range_walk(mm, start, end, vma_unmerge, &walk);
+	if (!err && walk.holes && !sparse)
+		err = -ENOMEM;		/* as madvise() */
 	if (member)
 		dksm_maps_prune(member);
 	report->ns = ktime_get_ns() - begin;
@@ -328,11 +369,51 @@ static int mm_count(struct mm_struct *mm, struct dksm_mm_count *count)
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	for_each_vma(vmi, vma)
-		if (vma_skip_reason(vma) == NOT_SKIPPED)
+		if (dksm_vma_skip_reason(vma) == DKSM_NOT_SKIPPED)
 			walk_page_range_vma(vma, vma->vm_start, vma->vm_end,
 					    &count_ops, count);
 	mmap_read_unlock(mm);
 	return 0;
+}
+
+/* What one of the triggers did, each line beginning with its name. */
+static void report_show(struct seq_file *m, const char *name,
+			const struct dksm_report *report)
+{
+	int i;
+
+	seq_printf(m, "%s_scanned %llu\n", name, report->scanned);
+	seq_printf(m, "%s_merged %llu\n", name, report->merged);
+	seq_printf(m, "%s_published %llu\n", name, report->published);
+	seq_printf(m, "%s_zero %llu\n", name, report->zero);
+	seq_printf(m, "%s_ns %llu\n", name, report->ns);
+	seq_printf(m, "%s_skipped", name);
+	for (i = 0; i < DKSM_SKIP_NR; i++)
+		seq_printf(m, " %llu", report->skipped[i]);
+	seq_putc(m, '\n');
+}
+
+static void attachment_show(struct seq_file *m, struct dksm_mm *member)
+{
+	u32 attached = READ_ONCE(member->attached);
+	struct dksm_mm_stat stat;
+
+	spin_lock(&member->stat_lock);
+	stat = member->stat;
+	spin_unlock(&member->stat_lock);
+
+	seq_printf(m, "attached %d\n", !!attached);
+	seq_printf(m, "idle %d\n",
+		   attached && !(attached & DKSM_ATTACH_NO_IDLE));
+	seq_printf(m, "learn %d\n",
+		   attached && !(attached & DKSM_ATTACH_NO_LEARN));
+	seq_printf(m, "huge_split %ld\n",
+		   atomic_long_read(&member->huge_split));
+	seq_printf(m, "vms %llu\n", stat.vms);
+	report_show(m, "load", &stat.load);
+	seq_printf(m, "idle_passes %llu\n", stat.passes);
+	seq_printf(m, "idle_step_ns_max %llu\n", stat.step_ns_max);
+	report_show(m, "idle", &stat.idle);
 }
 
 static int mm_show(struct seq_file *m, struct mm_struct *mm)
@@ -348,6 +429,7 @@ static int mm_show(struct seq_file *m, struct mm_struct *mm)
 	seq_printf(m, "pages_zero %ld\n", mm_ksm_zero_pages(mm));
 	seq_printf(m, "cow_breaks %ld\n",
 		   atomic_long_read(&mm->dksm->cow_breaks));
+	attachment_show(m, mm->dksm);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /sys/kernel/mm/dksm: numbers for all domains together and for each, and two
+ * /sys/kernel/mm/dksm: numbers for all domains together and for each, and the
  * knobs.
  *
  * What can be counted when somebody asks is not counted before: the number of
@@ -26,6 +26,9 @@ enum dksm_stat {
 	STAT_METADATA_BYTES,
 	STAT_MERGE_CALLS,
 	STAT_MERGE_NS,
+	STAT_IDLE_NS,
+	STAT_HUGE_SPLIT,
+	STAT_LEARNED_VOLATILE,
 };
 
 /**
@@ -120,6 +123,12 @@ static long domain_stat(struct dksm_domain *domain, enum dksm_stat stat)
 		return atomic_long_read(&domain->totals.merge_calls);
 	case STAT_MERGE_NS:
 		return atomic_long_read(&domain->totals.merge_ns);
+	case STAT_IDLE_NS:
+		return atomic_long_read(&domain->totals.idle_ns);
+	case STAT_HUGE_SPLIT:
+		return atomic_long_read(&domain->totals.huge_split);
+	case STAT_LEARNED_VOLATILE:
+		return dksm_learned_count(domain);
 	}
 	return 0;
 }
@@ -133,6 +142,10 @@ static long past_stat(enum dksm_stat stat)
 		return atomic_long_read(&dksm_past.merge_calls);
 	case STAT_MERGE_NS:
 		return atomic_long_read(&dksm_past.merge_ns);
+	case STAT_IDLE_NS:
+		return atomic_long_read(&dksm_past.idle_ns);
+	case STAT_HUGE_SPLIT:
+		return atomic_long_read(&dksm_past.huge_split);
 	default:
 		return 0;
 	}
@@ -180,6 +193,9 @@ static struct stat_attribute all_stats[] = {
 	STAT(metadata_bytes, 0444, STAT_METADATA_BYTES),
 	STAT(merge_calls, 0444, STAT_MERGE_CALLS),
 	STAT(merge_ns, 0444, STAT_MERGE_NS),
+	STAT(idle_ns, 0444, STAT_IDLE_NS),
+	STAT(huge_split, 0444, STAT_HUGE_SPLIT),
+	STAT(learned_volatile, 0444, STAT_LEARNED_VOLATILE),
 };
 
 /* For the owner only. */
@@ -192,6 +208,9 @@ static struct stat_attribute domain_stats[] = {
 	STAT(metadata_bytes, 0400, STAT_METADATA_BYTES),
 	STAT(merge_calls, 0400, STAT_MERGE_CALLS),
 	STAT(merge_ns, 0400, STAT_MERGE_NS),
+	STAT(idle_ns, 0400, STAT_IDLE_NS),
+	STAT(huge_split, 0400, STAT_HUGE_SPLIT),
+	STAT(learned_volatile, 0400, STAT_LEARNED_VOLATILE),
 };
 
 static ssize_t max_page_sharing_show(struct kobject *kobj,
@@ -235,9 +254,30 @@ static ssize_t use_zero_pages_store(struct kobject *kobj,
 	return count;
 }
 
+static ssize_t learn_show(struct kobject *kobj, struct kobj_attribute *attr,
+			  char *buf)
+{
+	return sysfs_emit(buf, "%u\n", dksm_learn);
+}
+
+static ssize_t learn_store(struct kobject *kobj, struct kobj_attribute *attr,
+			   const char *buf, size_t count)
+{
+	unsigned int value;
+	int err = kstrtouint(buf, 10, &value);
+
+	if (err)
+		return err;
+	if (value > INT_MAX / 2)
+		return -EINVAL;
+	WRITE_ONCE(dksm_learn, value);
+	return count;
+}
+
 static struct kobj_attribute max_page_sharing_attr =
 	__ATTR_RW(max_page_sharing);
 static struct kobj_attribute use_zero_pages_attr = __ATTR_RW(use_zero_pages);
+static struct kobj_attribute learn_attr = __ATTR_RW(learn);
 
 static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
 		     size_t nr)
@@ -253,6 +293,7 @@ static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
 static const struct attribute *knobs[] = {
 	&max_page_sharing_attr.attr,
 	&use_zero_pages_attr.attr,
+	&learn_attr.attr,
 	NULL,
 };
 

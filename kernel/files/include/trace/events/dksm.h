@@ -107,6 +107,37 @@ TRACE_EVENT(dksm_merge,
 		  __entry->published, __entry->zero, __entry->ns, __entry->err)
 );
 
+/* An idle moment of a virtual machine is over. */
+TRACE_EVENT(dksm_idle,
+
+	TP_PROTO(struct mm_struct *mm, const struct dksm_report *report,
+		 unsigned int phase),
+
+	TP_ARGS(mm, report, phase),
+
+	TP_STRUCT__entry(
+		__field(struct mm_struct *,	mm)
+		__field(u64,			merged)
+		__field(u64,			published)
+		__field(u64,			zero)
+		__field(u64,			ns)
+		__field(unsigned int,		phase)
+	),
+
+	TP_fast_assign(
+		__entry->mm = mm;
+		__entry->merged = report->merged;
+		__entry->published = report->published;
+		__entry->zero = report->zero;
+		__entry->ns = report->ns;
+		__entry->phase = phase;
+	),
+
+	TP_printk("mm=%p merged=%llu published=%llu zero=%llu ns=%llu phase=%u",
+		  __entry->mm, __entry->merged, __entry->published,
+		  __entry->zero, __entry->ns, __entry->phase)
+);
+
 #endif /* _TRACE_DKSM_H */
 
 #include <trace/define_trace.h>

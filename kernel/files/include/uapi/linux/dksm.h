@@ -6,6 +6,8 @@
  * once, to a domain: pages are shared only inside one domain.  DKSM_IOC_MERGE
  * shares the populated private anonymous pages of a range before it returns;
  * DKSM_IOC_UNMERGE gives each merged page of a range a private copy again.
+ * DKSM_IOC_ATTACH has the virtual machines of a process merged by themselves, at
+ * their first KVM_RUN and when they are idle, in the thread that runs them.
  * Nothing happens in the background.
  *
  * Every argument begins with @size, the size of the structure the caller was
@@ -45,6 +47,10 @@
  * @DKSM_SKIP_SWAPPED:	not in memory
  * @DKSM_SKIP_NOMEM:	no memory for the bookkeeping; calling again may help
  * @DKSM_SKIP_POISONED:	lost to a memory error
+ * @DKSM_SKIP_LEARNED:	its content was written to soon after loading, in other
+ *			virtual machines (merges at a first KVM_RUN or when idle)
+ * @DKSM_SKIP_UNMAPPED:	guest memory without a mapping behind it (counts address
+ *			space; merges at a first KVM_RUN)
  * @DKSM_SKIP_NR:	number of reasons known to this header
  */
 enum dksm_skip {
@@ -60,6 +66,8 @@ enum dksm_skip {
 	DKSM_SKIP_SWAPPED,
 	DKSM_SKIP_NOMEM,
 	DKSM_SKIP_POISONED,
+	DKSM_SKIP_LEARNED,
+	DKSM_SKIP_UNMAPPED,
 	DKSM_SKIP_NR,
 };
 
@@ -89,13 +97,16 @@ struct dksm_report {
 	__u64 skipped[DKSM_SKIP_MAX];
 };
 
+/* Virtual machines of attached processes are merged by KVM. */
+#define DKSM_FEATURE_KVM	(1ULL << 0)
+
 /**
  * struct dksm_info - what this kernel offers (DKSM_IOC_INFO)
  * @size:	in: sizeof(struct dksm_info)
  * @flags:	in: 0
  * @abi:	out: DKSM_ABI_VERSION
  * @skip_nr:	out: number of skip reasons the kernel knows
- * @features:	out: bits for later additions; 0 now
+ * @features:	out: DKSM_FEATURE_*
  */
 struct dksm_info {
 	__u32 size;
@@ -168,11 +179,43 @@ struct dksm_range_args {
 	struct dksm_report report;
 };
 
+/* Merge virtual machines at their first KVM_RUN only. */
+#define DKSM_ATTACH_NO_IDLE	(1U << 0)
+/* Merge also what is known to be written to soon; learn nothing either. */
+#define DKSM_ATTACH_NO_LEARN	(1U << 1)
+
+/**
+ * struct dksm_attach_args - attach or detach (DKSM_IOC_ATTACH, DKSM_IOC_DETACH)
+ * @size:	in: sizeof(struct dksm_attach_args)
+ * @flags:	in: DKSM_ATTACH_*; 0 to detach.  Attaching again replaces them
+ * @pidfd:	in: a pidfd, or DKSM_SELF
+ * @reserved:	in: 0
+ *
+ * The process joins the descriptor's domain as with DKSM_IOC_MERGE.  The
+ * populated private anonymous memory of each of its virtual machines is merged
+ * by the first KVM_RUN that would enter the guest, before it does; and when
+ * all virtual processors are idle, what the guest has populated since, by the
+ * last one to halt.  An attachment is inherited over fork() and execve(), but
+ * not by a program that has more privileges than its caller or that the caller
+ * may not read.  Detaching leaves what is merged as it is.
+ *
+ * Errors: as DKSM_IOC_MERGE but for those of ranges; ENOENT also if the process
+ * to be detached is not attached.
+ */
+struct dksm_attach_args {
+	__u32 size;
+	__u32 flags;
+	__s32 pidfd;
+	__u32 reserved;
+};
+
 /* _IO and not _IOWR: the number must not change when a structure grows. */
 #define DKSM_IOC_MAGIC		0xDC
 #define DKSM_IOC_INFO		_IO(DKSM_IOC_MAGIC, 0x00)
 #define DKSM_IOC_DOMAIN		_IO(DKSM_IOC_MAGIC, 0x01)
 #define DKSM_IOC_MERGE		_IO(DKSM_IOC_MAGIC, 0x02)
 #define DKSM_IOC_UNMERGE	_IO(DKSM_IOC_MAGIC, 0x03)
+#define DKSM_IOC_ATTACH		_IO(DKSM_IOC_MAGIC, 0x04)
+#define DKSM_IOC_DETACH		_IO(DKSM_IOC_MAGIC, 0x05)
 
 #endif /* _UAPI_LINUX_DKSM_H */

@@ -86,13 +86,13 @@ static void equal_content_is_found(struct kunit *test)
 	struct folio *same = test_folio(test, 2), *other = test_folio(test, 3);
 	struct folio *frame;
 
-	frame = dksm_frame_find(&t->domain, 22, same);
+	frame = dksm_frame_find(&t->domain, 22, same, true);
 	KUNIT_EXPECT_PTR_EQ(test, folio, frame);
 	if (frame)
 		folio_put(frame);
-	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 23, same));
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 23, same, true));
 	/* A hash is never proof. */
-	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 22, other));
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 22, other, true));
 	KUNIT_EXPECT_EQ(test, 1, folio_ref_count(folio));
 
 	folio_unlock(same);
@@ -116,7 +116,7 @@ static void freed_frame_is_forgotten(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&t->domain.frames));
 	KUNIT_EXPECT_EQ(test, 0, atomic_read(&t->domain.index.nelems));
 	KUNIT_EXPECT_NULL(test, dksm_frame_get(&extent->nodes[1]));
-	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 44, same));
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 44, same, true));
 
 	folio_unlock(same);
 	test_folio_drop(same);
@@ -152,12 +152,12 @@ static void full_frame_is_replaced(struct kunit *test)
 	dksm_max_page_sharing = 3;
 	for (i = 1; i < 3; i++)
 		KUNIT_EXPECT_PTR_EQ(test, full,
-				    dksm_frame_find(&t->domain, 66, same));
-	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 66, same));
+				    dksm_frame_find(&t->domain, 66, same, true));
+	KUNIT_EXPECT_NULL(test, dksm_frame_find(&t->domain, 66, same, true));
 	KUNIT_EXPECT_EQ(test, 3, folio_ref_count(full));
 
 	next = test_publish(test, extent, 1, 6, 66);
-	frame = dksm_frame_find(&t->domain, 66, same);
+	frame = dksm_frame_find(&t->domain, 66, same, true);
 	KUNIT_EXPECT_PTR_EQ(test, next, frame);
 	if (frame)
 		folio_put(frame);

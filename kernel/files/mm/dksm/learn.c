@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which contents are not worth sharing: those that are written to soon after
+ * they were loaded, like initialised data, boot parameters and page tables.
+ *
+ * A write to a frame soon after the writer had it merged counts against its
+ * content.  Once more than half of those who had the frame have written, the
+ * content is volatile: the merges of attached virtual machines leave it alone.
+ * That holds for so many merges as the knob 'learn' says (a few more or less, so
+ * that not all come up at once).  Then it is merged once more, and either it is
+ * written to and learned again, or the workload has changed.
+ *
+ * What is learned outlives frames: it is kept by hash, in a table of fixed size
+ * per domain.  A decision that finds no room replaces the one that had least
+ * left.  It is only ever a hint, so an accident of hashes costs sharing, not
+ * correctness.
+ */
+#include <linux/jiffies.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+
+#include "internal.h"
+
+/* Merges that a decision lasts for; 0: learn nothing, heed nothing. */
+unsigned int dksm_learn = 128;
+
+/* A page written to later than this was worth sharing. */
+#define LEARN_WINDOW	(30 * HZ)
+
+/* 16 Ki contents in 128 KiB; a guest that is Linux has about 3000. */
+#define LEARN_WAYS	4
+#define LEARN_SETS	4096
+
+/*
+ * @tag: upper half of the hash, of which the lower half chose the set
+ * @left: merges that the decision still lasts for; 0: the entry is free
+ */
+struct learned_entry {
+	u32 tag;
+	u32 left;
+};
+
+struct dksm_learned {
+	spinlock_t lock;	/* entries; they may be read without */
+	atomic_long_t count;
+	struct learned_entry entries[LEARN_SETS][LEARN_WAYS];
+};
+
+/**
+ * dksm_learn_prepare - have room for what is going to be learned
+ * @domain: the domain
+ *
+ * Return: 0 or -ENOMEM; nothing is learned then.
+ */
+int dksm_learn_prepare(struct dksm_domain *domain)
+{
+	struct dksm_learned *learned;
+
+	if (READ_ONCE(domain->learned) || !READ_ONCE(dksm_learn))
+		return 0;
+	learned = kvzalloc(sizeof(*learned), GFP_KERNEL_ACCOUNT);
+	if (!learned)
+		return -ENOMEM;
+	spin_lock_init(&learned->lock);
+	if (cmpxchg(&domain->learned, NULL, learned))
+		kvfree(learned);
+	else
+		atomic_long_add(sizeof(*learned), &domain->metadata);
+	return 0;
+}
+
+void dksm_learn_free(struct dksm_domain *domain)
+{
+	if (!domain->learned)
+		return;
+	atomic_long_sub(sizeof(*domain->learned), &domain->metadata);
+	kvfree(domain->learned);
+}
+
+static struct learned_entry *learned_set(struct dksm_learned *learned, u64 hash)
+{
+	return learned->entries[hash % LEARN_SETS];
+}
+
+static u32 learned_tag(u64 hash)
+{
+	return hash >> 32;
+}
+
+static struct learned_entry *learned_find(struct dksm_learned *learned,
+					  u64 hash)
+{
+	struct learned_entry *entry = learned_set(learned, hash);
+	int i;
+
+	for (i = 0; i < LEARN_WAYS; i++)
+		if (READ_ONCE(entry[i].tag) == learned_tag(hash) &&
+		    READ_ONCE(entry[i].left))
+			return &entry[i];
+	return NULL;
+}
+
+/* The one to be overwritten: a free one is the one with least left. */
+static struct learned_entry *learned_victim(struct dksm_learned *learned,
+					    u64 hash)
+{
+	struct learned_entry *entry = learned_set(learned, hash);
+	struct learned_entry *victim = entry;
+	int i;
+
+	for (i = 1; i < LEARN_WAYS; i++)
+		if (entry[i].left < victim->left)
+			victim = &entry[i];
+	return victim;
+}
+
+/* Not the same for all contents: else all would be tried again at once. */
+static u32 learned_lasts(u64 hash)
+{
+	u32 learn = READ_ONCE(dksm_learn);
+
+	return learn - learn / 4 + learned_tag(hash) % (learn / 2 + 1);
+}
+
+static void learned_add(struct dksm_learned *learned, u64 hash)
+{
+	struct learned_entry *entry;
+
+	spin_lock(&learned->lock);
+	entry = learned_find(learned, hash);
+	if (!entry) {
+		entry = learned_victim(learned, hash);
+		if (!entry->left)
+			atomic_long_inc(&learned->count);
+		WRITE_ONCE(entry->tag, learned_tag(hash));
+	}
+	WRITE_ONCE(entry->left, learned_lasts(hash));
+	spin_unlock(&learned->lock);
+}
+
+/**
+ * dksm_learn_break - a frame is written to
+ * @member: who writes
+ * @node: the frame's; it cannot go away
+ * @others: how many others still map the frame
+ *
+ * Context: a page fault, without page table lock.
+ */
+void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node,
+		      int others)
+{
+	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
+	struct dksm_learned *learned = smp_load_acquire(&member->domain->learned);
+	u32 attached = READ_ONCE(member->attached);
+
+	if (!learned || !attached || attached & DKSM_ATTACH_NO_LEARN ||
+	    !READ_ONCE(dksm_learn) ||
+	    time_after(jiffies, READ_ONCE(member->merged_at) + LEARN_WINDOW))
+		return;
+	if (atomic_inc_return(&node->breaks) > others)
+		learned_add(learned, node->hash);
+}
+
+/**
+ * dksm_learned_volatile - is a content about to be merged known as volatile?
+ * @domain: where
+ * @hash: of the content
+ *
+ * Asking takes one from what the decision lasts for.
+ */
+bool dksm_learned_volatile(struct dksm_domain *domain, u64 hash)
+{
+	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
+	struct dksm_learned *learned = smp_load_acquire(&domain->learned);
+	struct learned_entry *entry;
+	bool is_volatile = false;
+
+	if (!learned || !READ_ONCE(dksm_learn) || !learned_find(learned, hash))
+		return false;
+	spin_lock(&learned->lock);
+	entry = learned_find(learned, hash);
+	if (entry) {
+		WRITE_ONCE(entry->left, entry->left - 1);
+		is_volatile = entry->left;
+		if (!is_volatile)
+			atomic_long_dec(&learned->count);
+	}
+	spin_unlock(&learned->lock);
+	return is_volatile;
+}
+
+/**
+ * dksm_learned_count - how many contents are known as volatile
+ * @domain: the domain
+ */
+long dksm_learned_count(struct dksm_domain *domain)
+{
+	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
+	struct dksm_learned *learned = smp_load_acquire(&domain->learned);
+
+	return learned ? atomic_long_read(&learned->count) : 0;
+}
+
+#ifdef CONFIG_DKSM_KUNIT_TEST
+#include "tests/learn_kunit.c"
+#endif

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+/* KUnit tests of what is learned; included by learn.c. */
+#include <kunit/test.h>
+
+static struct dksm_domain *learn_domain(struct kunit *test)
+{
+	struct dksm_domain *domain;
+
+	domain = kunit_kzalloc(test, sizeof(*domain), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, domain);
+	KUNIT_ASSERT_EQ(test, 0, dksm_learn_prepare(domain));
+	KUNIT_ASSERT_NOT_NULL(test, domain->learned);
+	return domain;
+}
+
+/* It holds for so many merges as the knob says, give or take a quarter. */
+static void learn_lasts(struct kunit *test)
+{
+	struct dksm_domain *domain = learn_domain(test);
+	u64 hash;
+	int i;
+
+	for (hash = 1; hash; hash <<= 3) {
+		KUNIT_EXPECT_FALSE(test, dksm_learned_volatile(domain, hash));
+		learned_add(domain->learned, hash);
+		KUNIT_EXPECT_EQ(test, 1, dksm_learned_count(domain));
+		for (i = 1; dksm_learned_volatile(domain, hash); i++)
+			KUNIT_ASSERT_LT(test, i, 1000);
+		KUNIT_EXPECT_GE(test, i, dksm_learn - dksm_learn / 4);
+		KUNIT_EXPECT_LE(test, i, dksm_learn + dksm_learn / 4);
+		KUNIT_EXPECT_EQ(test, 0, dksm_learned_count(domain));
+	}
+	dksm_learn_free(domain);
+	KUNIT_EXPECT_EQ(test, 0, atomic_long_read(&domain->metadata));
+}
+
+/* Learned again before it is forgotten, a content counts once. */
+static void learn_again(struct kunit *test)
+{
+	struct dksm_domain *domain = learn_domain(test);
+
+	learned_add(domain->learned, 77);
+	learned_add(domain->learned, 77);
+	KUNIT_EXPECT_EQ(test, 1, dksm_learned_count(domain));
+	KUNIT_EXPECT_TRUE(test, dksm_learned_volatile(domain, 77));
+	KUNIT_EXPECT_FALSE(test, dksm_learned_volatile(domain, 78));
+	dksm_learn_free(domain);
+}
+
+/* More contents of one set than it has room for: the one least left goes. */
+static void learn_makes_room(struct kunit *test)
+{
+	struct dksm_domain *domain = learn_domain(test);
+	const u64 step = 1ULL << 32, first = step + 5;
+	u64 hash;
+
+	/* These last for ever longer. */
+	for (hash = first; hash < first + LEARN_WAYS * step; hash += step)
+		learned_add(domain->learned, hash);
+	KUNIT_EXPECT_EQ(test, LEARN_WAYS, dksm_learned_count(domain));
+	KUNIT_EXPECT_TRUE(test, dksm_learned_volatile(domain, first));
+	learned_add(domain->learned, hash);
+	KUNIT_EXPECT_EQ(test, LEARN_WAYS, dksm_learned_count(domain));
+	KUNIT_EXPECT_FALSE(test, dksm_learned_volatile(domain, first));
+	KUNIT_EXPECT_TRUE(test, dksm_learned_volatile(domain, hash));
+	dksm_learn_free(domain);
+}
+
+static struct kunit_case learn_cases[] = {
+	KUNIT_CASE(learn_lasts),
+	KUNIT_CASE(learn_again),
+	KUNIT_CASE(learn_makes_room),
+	{ }
+};
+
+static struct kunit_suite learn_suite = {
+	.name = "dksm_learn",
+	.test_cases = learn_cases,
+};
+
+kunit_test_suite(learn_suite);

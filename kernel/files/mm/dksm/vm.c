@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Virtual machines of attached processes, merged without anybody asking: all of
+ * their memory before the first instruction runs, and from then on what
+ * idle.c does.  KVM calls from virt/kvm/dksm.c, in the thread of a virtual
+ * processor, with nothing but vcpu->mutex held.
+ *
+ * DKSM_VM_BUSY is a bit lock: one thread at a time works on a virtual machine.
+ * At the first KVM_RUN the other virtual processors wait for it, so that none
+ * enters the guest before the merge is over; idle ones do not wait.
+ */
+#include <linux/dksm.h>
+#include <linux/export.h>
+#include <linux/jiffies.h>
+#include <linux/ktime.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/wait_bit.h>
+
+#include "internal.h"
+
+static void report_add(struct dksm_report *sum,
+		       const struct dksm_report *report)
+{
+	int i;
+
+	sum->scanned += report->scanned;
+	sum->merged += report->merged;
+	sum->published += report->published;
+	sum->zero += report->zero;
+	sum->ns += report->ns;
+	for (i = 0; i < DKSM_SKIP_MAX; i++)
+		sum->skipped[i] += report->skipped[i];
+}
+
+/**
+ * dksm_stat_add - count what a trigger did
+ * @member: for whom
+ * @sum: in @member->stat
+ * @report: what
+ */
+void dksm_stat_add(struct dksm_mm *member, struct dksm_report *sum,
+		   const struct dksm_report *report)
+{
+	spin_lock(&member->stat_lock);
+	report_add(sum, report);
+	spin_unlock(&member->stat_lock);
+	/* What is written to from now on teaches, for a while. */
+	if (report->merged || report->published)
+		WRITE_ONCE(member->merged_at, jiffies);
+}
+
+static int vm_ranges_merge(struct dksm_batch *batch,
+			   const struct dksm_vm_ops *ops, void *vcpu,
+			   struct dksm_report *report)
+{
+	struct mm_struct *mm = current->mm;
+	unsigned long start = 0, end, holes;
+	int err = 0;
+
+	while (!err && ops->next_range(vcpu, &start, &end)) {
+		err = dksm_range_merge(mm, batch, start, end, report, &holes);
+		report->scanned += holes;
+		report->skipped[DKSM_SKIP_UNMAPPED] += holes;
+		start = end;
+	}
+	return err;
+}
+
+static int vm_merge(struct dksm_mm *member, const struct dksm_vm_ops *ops,
+		    void *vcpu)
+{
+	bool learn = !(READ_ONCE(member->attached) & DKSM_ATTACH_NO_LEARN);
+	struct dksm_report report = { };
+	u64 begin = ktime_get_ns();
+	struct dksm_batch *batch;
+	int err;
+
+	batch = dksm_batch_alloc(learn ? DKSM_BATCH_LEARN : 0);
+	if (!batch)
+		return -ENOMEM;
+	err = vm_ranges_merge(batch, ops, vcpu, &report);
+	dksm_batch_free(batch);
+	dksm_merge_account(member->mm, &report, begin, err);
+	dksm_stat_add(member, &member->stat.load, &report);
+	return err;
+}
+
+/**
+ * dksm_vm_load - a virtual processor is about to enter the guest
+ * @vm: the virtual machine, of current->mm
+ * @ops: see there
+ * @vcpu: for @ops
+ *
+ * If its process is attached and this was not done before: merge all its
+ * memory.  With a signal pending, KVM will not enter the guest: neither is
+ * anything merged, nor waited for.
+ *
+ * Context: may sleep.
+ */
+void dksm_vm_load(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
+		  void *vcpu)
+{
+	struct dksm_mm *member = READ_ONCE(current->mm->dksm);
+
+	if (!READ_ONCE(member->attached) || signal_pending(current) ||
+	    wait_on_bit_lock(&vm->flags, DKSM_VM_BUSY, TASK_INTERRUPTIBLE))
+		return;
+	/* Cut short by a fatal signal: nobody will run this guest any more. */
+	if (!test_bit(DKSM_VM_LOADED, &vm->flags) &&
+	    vm_merge(member, ops, vcpu) != -EINTR) {
+		spin_lock(&member->stat_lock);
+		member->stat.vms++;
+		spin_unlock(&member->stat_lock);
+		set_bit(DKSM_VM_LOADED, &vm->flags);
+	}
+	clear_and_wake_up_bit(DKSM_VM_BUSY, &vm->flags);
+}
+EXPORT_SYMBOL_GPL(dksm_vm_load);

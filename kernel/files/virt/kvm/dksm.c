@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What DKSM wants to know of a virtual machine: where its memory is, and whether
+ * a virtual processor has something better to do.
+ *
+ * Memslots are looked up one by one, each time from an address on, so that
+ * kvm->srcu is not held while pages are merged, slots may come and go meanwhile,
+ * and memory behind several slots (or address spaces) is visited once.
+ */
+#include <linux/dksm.h>
+#include <linux/kvm_host.h>
+#include <linux/sched/signal.h>
+
+#include "kvm_dksm.h"
+
+/**
+ * struct idle_vcpu - a halted vCPU that works for DKSM
+ * @vcpu:	the vCPU
+ * @check_block: kvm_vcpu_check_block()
+ * @event:	an event has come
+ */
+struct idle_vcpu {
+	struct kvm_vcpu *vcpu;
+	int (*check_block)(struct kvm_vcpu *vcpu);
+	bool event;
+};
+
+/* The first slot of an address space with memory at or above @start. */
+static void slots_next(struct kvm_memslots *slots, unsigned long start,
+		       unsigned long *first, unsigned long *end)
+{
+	struct interval_tree_node *node;
+
+	node = interval_tree_iter_first(&slots->hva_tree, start, ULONG_MAX);
+	if (!node || node->start >= *first)
+		return;
+	*first = max(node->start, start);
+	*end = node->last + 1;
+}
+
+static bool vm_next_range(struct kvm *kvm, unsigned long *start,
+			  unsigned long *end)
+{
+	unsigned long first = ULONG_MAX;
+	int i, idx = srcu_read_lock(&kvm->srcu);
+
+	for (i = 0; i < kvm_arch_nr_memslot_as_ids(kvm); i++)
+		slots_next(__kvm_memslots(kvm, i), *start, &first, end);
+	srcu_read_unlock(&kvm->srcu, idx);
+	*start = first;
+	return first != ULONG_MAX;
+}
+
+static bool run_next_range(void *vcpu, unsigned long *start,
+			   unsigned long *end)
+{
+	return vm_next_range(((struct kvm_vcpu *)vcpu)->kvm, start, end);
+}
+
+static const struct dksm_vm_ops run_ops = {
+	.next_range = run_next_range,
+};
+
+/* A vCPU that waits to be started does not enter the guest now. */
+static bool enters_guest(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mp_state mp;
+
+	if (kvm_arch_vcpu_ioctl_get_mpstate(vcpu, &mp))
+		return true;
+	return mp.mp_state != KVM_MP_STATE_UNINITIALIZED &&
+	       mp.mp_state != KVM_MP_STATE_INIT_RECEIVED &&
+	       mp.mp_state != KVM_MP_STATE_STOPPED;
+}
+
+/*
+ * The signal mask is what it will be in the guest, so that a signal found now is
+ * one that keeps the vCPU from entering it.
+ */
+void __dksm_vcpu_run(struct kvm_vcpu *vcpu)
+{
+	struct dksm_vm *vm = &vcpu->kvm->dksm;
+
+	if (test_bit(DKSM_VM_LOADED, &vm->flags) || !vcpu->wants_to_run ||
+	    !enters_guest(vcpu))
+		return;
+	kvm_sigset_activate(vcpu);
+	dksm_vm_load(vm, &run_ops, vcpu);
+	kvm_sigset_deactivate(vcpu);
+}
+
+static bool idle_next_range(void *arg, unsigned long *start,
+			    unsigned long *end)
+{
+	return vm_next_range(((struct idle_vcpu *)arg)->vcpu->kvm, start, end);
+}
+
+/*
+ * Is another vCPU in KVM_RUN and does not block?  Not whether it is in the guest
+ * this very moment: it may have been preempted.
+ */
+static bool others_run(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu *other;
+	unsigned long i;
+
+	kvm_for_each_vcpu(i, other, vcpu->kvm)
+		if (other != vcpu && READ_ONCE(other->wants_to_run) &&
+		    !READ_ONCE(other->stat.generic.blocking))
+			return true;
+	return false;
+}
+
+static bool idle_should_stop(void *arg)
+{
+	struct idle_vcpu *idle = arg;
+
+	idle->event = idle->check_block(idle->vcpu) < 0;
+	return idle->event || others_run(idle->vcpu);
+}
+
+static const struct dksm_vm_ops idle_ops = {
+	.next_range = idle_next_range,
+	.should_stop = idle_should_stop,
+};
+
+bool __dksm_vcpu_idle(struct kvm_vcpu *vcpu,
+		      int (*check_block)(struct kvm_vcpu *vcpu))
+{
+	struct idle_vcpu idle = { .vcpu = vcpu, .check_block = check_block };
+
+	dksm_vm_idle(&vcpu->kvm->dksm, &idle_ops, &idle);
+	return idle.event;
+}
