@@ -14,28 +14,34 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 	const char *help;
 } commands[] = {
+	{ "run", cmd_run, "run a VMM with its virtual machines merged" },
+	{ "attach", cmd_attach, "do the same for a process that runs already" },
+	{ "detach", cmd_detach, "leave a process's virtual machines alone" },
 	{ "merge", cmd_merge, "share the equal pages of a process, now" },
 	{ "unmerge", cmd_unmerge, "give a process private copies again" },
 	{ "stat", cmd_stat, "show what is shared and what it saves" },
+	{ "doctor", cmd_doctor, "find out why little is shared" },
 };
 
 static const char examples[] =
 	"\n"
 	"Examples:\n"
-	"  dksm merge 1234                 merge all of process 1234\n"
-	"  dksm merge --domain web 1234    share with the domain 'web' only\n"
-	"  dksm stat                       see what that has saved\n"
-	"  dksm merge --help               more about one command\n";
+	"  dksm run qemu-system-x86_64 ...  start a VM that shares its memory\n"
+	"  dksm merge 1234                  merge all of process 1234, now\n"
+	"  dksm stat                        see what that has saved\n"
+	"  dksm doctor 1234                 and why it is not more\n"
+	"  dksm run --help                  more about one command\n";
 
 static int help(void)
 {
 	printf("Usage: dksm COMMAND [ARGUMENT...]\n"
 	       "       dksm --help | --version\n"
 	       "\n"
-	       "Merge equal memory pages of processes, when asked to: nothing "
-	       "runs in the\n"
-	       "background.  A page that is written to becomes private "
-	       "again.\n"
+	       "Merge equal memory pages of virtual machines when they start "
+	       "and when they\n"
+	       "are idle, or of any process when asked to: nothing runs in the "
+	       "background.\n"
+	       "A page that is written to becomes private again.\n"
 	       "\n"
 	       "Commands:\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)

@@ -32,6 +32,10 @@ int usage_error(const char *command, const char *format, ...);
 int cmd_merge(int argc, char **argv);
 int cmd_unmerge(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
+int cmd_run(int argc, char **argv);
+int cmd_attach(int argc, char **argv);
+int cmd_detach(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 
 /* A part of an address space; 0 and 0 for all of it. */
 struct range {
@@ -76,6 +80,34 @@ bool domain_name_valid(const char *name);
 int args_parse(struct args *args, int argc, char **argv, unsigned int accept);
 void args_free(struct args *args);
 
+struct failure;
+
+/**
+ * struct attach_args - the command line of run, attach and detach
+ * @domain:	--domain, else NULL
+ * @flags:	DKSM_ATTACH_*
+ * @report:	--report, else NULL
+ * @help:	--help; nothing else has been looked at then
+ * @operands:	what follows the options, ended by NULL
+ * @nr:		how many
+ */
+struct attach_args {
+	const char *domain;
+	unsigned int flags;
+	const char *report;
+	bool help;
+	char **operands;
+	int nr;
+};
+
+/*
+ * attach.c: attach_parse() as args_parse().  own_domain() is where a process of
+ * the caller goes if nobody says where.
+ */
+int attach_parse(struct attach_args *args, int argc, char **argv);
+void own_domain(char name[DKSM_NAME_SIZE]);
+struct failure attach_process(int pidfd, const struct attach_args *args);
+
 /* format.c: numbers for people, in static-sized buffers returned for printf. */
 struct text {
 	char chars[32];
@@ -91,6 +123,9 @@ bool report_empty(const struct dksm_report *report);
 void report_table(FILE *out, const char *verb, const struct dksm_report *report);
 void report_json(FILE *out, const char *verb, pid_t pid,
 		 const struct dksm_report *report);
+struct json_object;
+void report_fill(struct json_object *object, const char *verb,
+		 const struct dksm_report *report);
 
 /* failure.c: what went wrong and what to do next. */
 enum step {
@@ -98,6 +133,7 @@ enum step {
 	STEP_PROCESS,		/* finding the process */
 	STEP_DOMAIN,		/* joining a domain */
 	STEP_PAGES,		/* merging or unmerging */
+	STEP_ATTACH,		/* attaching or detaching */
 	STEP_STAT,		/* reading numbers */
 };
 
@@ -105,8 +141,8 @@ enum step {
  * struct failure - why a command did not do all it was asked to
  * @step:	where it happened
  * @err:	0 for no failure, else a negative errno
- * @domain:	the domain in question, "" if unknown; at STEP_PAGES the one that
- *		the process is in
+ * @domain:	the domain in question, "" if unknown; at STEP_PAGES and STEP_ATTACH
+ *		the one that the process is in
  */
 struct failure {
 	enum step step;
@@ -116,6 +152,10 @@ struct failure {
 
 struct failure failure_at(enum step step, int err);
 struct failure failure_domain(int err, const char *domain);
+/* What dksm_open() said. */
+struct failure failure_open(int err);
+/* If the process is in another domain: in which one. */
+void failure_find_domain(struct failure *failure, pid_t pid);
 /* One line; returns EXIT_FAILED. @pid 0: no process is concerned. */
 int failure_print(FILE *out, const char *command, pid_t pid,
 		  const struct failure *failure);
@@ -144,6 +184,8 @@ struct job {
 struct failure job_ranges(const struct job *job, struct dksm *handle, int pidfd,
 			  struct dksm_report *sum);
 int job_run(const struct job *job);
+/* A pidfd or a negative errno. */
+int pidfd_of(pid_t pid);
 
 /* cmd_merge.c and cmd_unmerge.c, for tests. */
 extern const struct job merge_job, unmerge_job;
@@ -160,9 +202,73 @@ void host_json(FILE *out, const struct host *host);
 void process_table(FILE *out, pid_t pid, const struct dksm_process *process);
 void process_json(FILE *out, pid_t pid, const struct dksm_process *process);
 
-/* json.c: a thin layer over json-c; running out of memory ends the program. */
-struct json_object;
+/* doctor.c judges what cmd_doctor.c has found. */
+enum severity {
+	SEVERITY_ERROR,		/* prevents sharing */
+	SEVERITY_WARNING,	/* weakens it */
+	SEVERITY_NOTE,
+};
 
+struct finding {
+	enum severity severity;
+	const char *code;	/* for programs; never changes */
+	char text[256];
+};
+
+struct findings {
+	struct finding list[24];
+	size_t nr;
+};
+
+/**
+ * struct host_facts - what matters on this host
+ * @stat_err:	what dksm_stat_global() said
+ * @open_err:	what dksm_open() said
+ * @kvm_err:	why /dev/kvm is of no use, a negative errno; or 0
+ * @features:	of struct dksm_info
+ * @global:	if not @stat_err
+ * @thp:	"always", "madvise", "never", or "" if there are no huge pages
+ * @ksmd_runs:	ksmd scans
+ */
+struct host_facts {
+	int stat_err;
+	int open_err;
+	int kvm_err;
+	uint64_t features;
+	struct dksm_global global;
+	char thp[16];
+	bool ksmd_runs;
+};
+
+/**
+ * struct process_facts - what matters in a VMM's process
+ * @pid:	the process
+ * @stat_err:	what dksm_stat_process() said; then nothing else is known
+ * @stat:	its numbers
+ * @vm_fds:	its KVM virtual machines
+ * @other_domains: domains with frames, other than its own
+ * @hugetlb_bytes: writable mappings of hugetlb memory
+ * @shared_bytes: of shared memory
+ * @file_bytes: private ones of files
+ */
+struct process_facts {
+	pid_t pid;
+	int stat_err;
+	struct dksm_process stat;
+	unsigned int vm_fds;
+	unsigned int other_domains;
+	uint64_t hugetlb_bytes;
+	uint64_t shared_bytes;
+	uint64_t file_bytes;
+};
+
+void doctor_host(struct findings *all, const struct host_facts *host);
+void doctor_process(struct findings *all, const struct process_facts *process);
+bool findings_bad(const struct findings *all);
+void findings_table(FILE *out, const struct findings *all);
+void findings_json(FILE *out, pid_t pid, const struct findings *all);
+
+/* json.c: a thin layer over json-c; running out of memory ends the program. */
 struct json_object *json_new(void);
 struct json_object *json_new_list(void);
 void json_add_number(struct json_object *object, const char *key,

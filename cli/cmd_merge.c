@@ -37,10 +37,9 @@ static struct failure join(struct dksm *handle, const char *name)
 
 static struct failure join_own(struct dksm *handle)
 {
-	char name[DKSM_NAME_SIZE] = "default";
+	char name[DKSM_NAME_SIZE];
 
-	if (geteuid())
-		snprintf(name, sizeof(name), "user-%u", geteuid());
+	own_domain(name);
 	return join(handle, name);
 }
 

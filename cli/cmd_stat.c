@@ -18,7 +18,8 @@ static const char help[] =
 	"  SAVED       memory that would be in use without DKSM\n"
 	"  COW BREAKS  writes that made a page private again\n"
 	"  METADATA    memory that DKSM itself uses\n"
-	"  MERGES      calls of merge, and the TIME they took together\n"
+	"  MERGES      calls of merge and starts of virtual machines\n"
+	"  TIME        what they took together, and the work in idle ones\n"
 	"\n"
 	"  --json      print JSON\n"
 	"\n"
@@ -36,7 +37,8 @@ static void counters_row(FILE *out, const char *name, int width,
 	fprintf(out, " %10s %10" PRIu64 " %10s %6" PRIu64 " %8s\n",
 		text_bytes(counters->saved_bytes).chars, counters->cow_breaks,
 		text_bytes(counters->metadata_bytes).chars,
-		counters->merge_calls, text_ns(counters->merge_ns).chars);
+		counters->merge_calls,
+		text_ns(counters->merge_ns + counters->idle_ns).chars);
 }
 
 static int name_width(const struct host *host)
@@ -77,6 +79,9 @@ static void counters_json(struct json_object *object,
 	json_add_number(object, "metadata_bytes", counters->metadata_bytes);
 	json_add_number(object, "merge_calls", counters->merge_calls);
 	json_add_number(object, "merge_ns", counters->merge_ns);
+	json_add_number(object, "idle_ns", counters->idle_ns);
+	json_add_number(object, "huge_split", counters->huge_split);
+	json_add_number(object, "learned_volatile", counters->learned_volatile);
 }
 
 static struct json_object *domain_json(const struct dksm_domain *domain)
@@ -95,6 +100,7 @@ static struct json_object *total_json(const struct dksm_global *global)
 	counters_json(object, &global->counters);
 	json_add_number(object, "max_page_sharing", global->max_page_sharing);
 	json_add_number(object, "use_zero_pages", global->use_zero_pages);
+	json_add_number(object, "learn", global->learn);
 	return object;
 }
 
@@ -116,6 +122,27 @@ static void pages_row(FILE *out, const char *name, uint64_t pages,
 		text_bytes(pages * page_bytes()).chars, words);
 }
 
+static void attachment_rows(FILE *out, const struct dksm_process *process)
+{
+	const struct dksm_report *load = &process->load;
+	const struct dksm_report *idle = &process->idle_report;
+
+	if (!process->attached && !process->vms)
+		return;
+	fprintf(out, "%-14s %12s %11s  virtual machines are merged%s%s\n",
+		"attached", process->attached ? "yes" : "no", "",
+		process->idle ? " also when idle" : " when they start",
+		process->learn ? "" : ", nothing is learned");
+	fprintf(out, "%-14s %12" PRIu64 " %11s  virtual machines that have "
+		"started\n", "vms", process->vms, "");
+	pages_row(out, "load_merged", load->merged + load->zero,
+		  "merged before the first instruction");
+	fprintf(out, "%-14s %12" PRIu64 " %11s  complete passes over idle "
+		"memory\n", "idle_passes", process->idle_passes, "");
+	pages_row(out, "idle_merged", idle->merged + idle->zero,
+		  "merged when idle");
+}
+
 void process_table(FILE *out, pid_t pid, const struct dksm_process *process)
 {
 	if (!*process->domain) {
@@ -132,6 +159,15 @@ void process_table(FILE *out, pid_t pid, const struct dksm_process *process)
 		  "mapped from the kernel's zero page");
 	fprintf(out, "%-14s %12" PRIu64 " %11s  %s\n", "cow_breaks",
 		process->cow_breaks, "", "writes that made a page private again");
+	attachment_rows(out, process);
+}
+
+static struct json_object *trigger_json(const struct dksm_report *report)
+{
+	struct json_object *object = json_new();
+
+	report_fill(object, "merge", report);
+	return object;
 }
 
 void process_json(FILE *out, pid_t pid, const struct dksm_process *process)
@@ -145,6 +181,17 @@ void process_json(FILE *out, pid_t pid, const struct dksm_process *process)
 	json_add_number(root, "pages_sharing", process->pages_sharing);
 	json_add_number(root, "pages_zero", process->pages_zero);
 	json_add_number(root, "cow_breaks", process->cow_breaks);
+	json_add_number(root, "attached", process->attached);
+	json_add_number(root, "idle", process->idle);
+	json_add_number(root, "learn", process->learn);
+	json_add_number(root, "huge_split", process->huge_split);
+	json_add_number(root, "vms", process->vms);
+	json_add_number(root, "idle_passes", process->idle_passes);
+	json_add_number(root, "idle_step_ns_max", process->idle_step_ns_max);
+	json_object_object_add(root, "load_report",
+			       trigger_json(&process->load));
+	json_object_object_add(root, "idle_report",
+			       trigger_json(&process->idle_report));
 	json_print(out, root);
 }
 

@@ -55,6 +55,15 @@ static const struct advice {
 	  "done), or memory ran out: compare with /proc/PID/maps" },
 	{ STEP_PAGES, EINTR, "interrupted by a signal: run it again to do the "
 	  "rest" },
+	{ STEP_ATTACH, EACCES, "you may not attach it, or not use its domain: "
+	  "run this as root, or as its owner where ptrace is allowed" },
+	{ STEP_ATTACH, EPERM, "you may not attach it: run this as root, or as "
+	  "its owner where ptrace is allowed" },
+	{ STEP_ATTACH, ESRCH, "it has exited meanwhile: nothing is left to do" },
+	{ STEP_ATTACH, ENOENT, "it is not attached: nothing is left to do" },
+	{ STEP_ATTACH, EINVAL, "a kernel thread: name a VMM's process" },
+	{ STEP_ATTACH, ENOMEM, "no memory to attach it: free some and run it "
+	  "again" },
 	{ STEP_STAT, ENODEV, NO_DKSM },
 	{ STEP_STAT, ESRCH, "no such process: look up its PID, as seen from "
 	  "here, with ps" },
@@ -78,6 +87,31 @@ struct failure failure_domain(int err, const char *domain)
 
 	snprintf(failure.domain, sizeof(failure.domain), "%s", domain);
 	return failure;
+}
+
+/* A container may lack the device on a kernel that has DKSM. */
+struct failure failure_open(int err)
+{
+	struct dksm_global global;
+
+	if (err == -ENODEV && dksm_stat_global(&global) != -ENODEV)
+		err = -ENXIO;
+	return failure_at(STEP_DEVICE, err);
+}
+
+static bool is_other_domain(const struct failure *failure)
+{
+	return failure->err == -EXDEV && (failure->step == STEP_PAGES ||
+					  failure->step == STEP_ATTACH);
+}
+
+void failure_find_domain(struct failure *failure, pid_t pid)
+{
+	struct dksm_process process;
+
+	if (is_other_domain(failure) && !dksm_stat_process(pid, &process))
+		memcpy(failure->domain, process.domain,
+		       sizeof(failure->domain));
 }
 
 static const char *advice(const struct failure *failure)
@@ -110,7 +144,7 @@ int failure_print(FILE *out, const char *command, pid_t pid,
 		fprintf(out, "process %d: ", (int)pid);
 	if (failure->step == STEP_DOMAIN && *failure->domain)
 		fprintf(out, "domain '%s': ", failure->domain);
-	if (failure->step == STEP_PAGES && failure->err == -EXDEV)
+	if (is_other_domain(failure))
 		print_other_domain(out, failure);
 	else
 		fprintf(out, "%s\n", advice(failure));

@@ -11,7 +11,7 @@
 
 #include "cli.h"
 
-static int pidfd_of(pid_t pid)
+int pidfd_of(pid_t pid)
 {
 	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
 
@@ -44,17 +44,6 @@ struct failure job_ranges(const struct job *job, struct dksm *handle, int pidfd,
 	return failure;
 }
 
-static void find_domain(struct failure *failure, pid_t pid)
-{
-	struct dksm_process process;
-
-	if (failure->step != STEP_PAGES || failure->err != -EXDEV)
-		return;
-	if (!dksm_stat_process(pid, &process))
-		memcpy(failure->domain, process.domain,
-		       sizeof(failure->domain));
-}
-
 static struct failure with_handle(const struct job *job, struct dksm *handle,
 				  struct dksm_report *sum)
 {
@@ -67,19 +56,9 @@ static struct failure with_handle(const struct job *job, struct dksm *handle,
 		failure = job->prepare(job, handle);
 	if (!failure.err)
 		failure = job_ranges(job, handle, pidfd, sum);
-	find_domain(&failure, job->args->pid);
+	failure_find_domain(&failure, job->args->pid);
 	close(pidfd);
 	return failure;
-}
-
-/* A container may lack the device on a kernel that has DKSM. */
-static struct failure no_handle(int err)
-{
-	struct dksm_global global;
-
-	if (err == -ENODEV && dksm_stat_global(&global) != -ENODEV)
-		err = -ENXIO;
-	return failure_at(STEP_DEVICE, err);
 }
 
 static struct failure do_job(const struct job *job, struct dksm_report *sum)
@@ -89,7 +68,7 @@ static struct failure do_job(const struct job *job, struct dksm_report *sum)
 	int err = dksm_open(&handle);
 
 	if (err)
-		return no_handle(err);
+		return failure_open(err);
 	failure = with_handle(job, handle, sum);
 	dksm_close(handle);
 	return failure;

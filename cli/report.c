@@ -39,6 +39,8 @@ static const char *const reasons[] = {
 	[DKSM_SKIP_SWAPPED] = "swapped out",
 	[DKSM_SKIP_NOMEM] = "no memory to keep track: run it again",
 	[DKSM_SKIP_POISONED] = "lost to a memory error",
+	[DKSM_SKIP_LEARNED] = "known to be written to soon",
+	[DKSM_SKIP_UNMAPPED] = "guest memory without a mapping",
 };
 
 static uint64_t row_value(const struct row *row,
@@ -139,17 +141,23 @@ static struct json_object *skipped_json(const struct dksm_report *report)
 	return skipped;
 }
 
+void report_fill(struct json_object *object, const char *verb,
+		 const struct dksm_report *report)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		if (row_shown(&rows[i], verb))
+			json_add_number(object, rows[i].name,
+					row_value(&rows[i], report));
+	json_object_object_add(object, "skipped", skipped_json(report));
+	json_add_number(object, "ns", report->ns);
+}
+
 void report_json(FILE *out, const char *verb, pid_t pid,
 		 const struct dksm_report *report)
 {
 	struct json_object *root = json_new();
 
 	json_add_number(root, "pid", (uint64_t)pid);
-	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		if (row_shown(&rows[i], verb))
-			json_add_number(root, rows[i].name,
-					row_value(&rows[i], report));
-	json_object_object_add(root, "skipped", skipped_json(report));
-	json_add_number(root, "ns", report->ns);
+	report_fill(root, verb, report);
 	json_print(out, root);
 }

@@ -2,7 +2,8 @@
 /*
  * libdksm: merge equal pages of processes, now and on request.
  *
- * Open a handle, bind it to a domain, hand it processes:
+ * Open a handle, bind it to a domain, hand it processes (dksm_attach() has their
+ * virtual machines merged when they start, dksm_merge() merges now):
  *
  *	struct dksm_report report;
  *	struct dksm *dksm;
@@ -54,8 +55,12 @@ struct dksm;
  * @saved_bytes:	memory that would be in use without DKSM
  * @cow_breaks:		writes that made a private copy of a shared page again
  * @metadata_bytes:	memory that DKSM itself uses
- * @merge_calls:	calls of merge so far
+ * @merge_calls:	calls of merge so far, and virtual machines merged when they
+ *			started
  * @merge_ns:		time spent in them, in nanoseconds
+ * @idle_ns:		time spent in idle virtual machines, in nanoseconds
+ * @huge_split:		large folios split to merge pages of them
+ * @learned_volatile:	contents known to be written to soon, and left alone
  * @reserved:		0
  */
 struct dksm_counters {
@@ -67,7 +72,10 @@ struct dksm_counters {
 	uint64_t metadata_bytes;
 	uint64_t merge_calls;
 	uint64_t merge_ns;
-	uint64_t reserved[8];
+	uint64_t idle_ns;
+	uint64_t huge_split;
+	uint64_t learned_volatile;
+	uint64_t reserved[5];
 };
 
 /**
@@ -75,13 +83,16 @@ struct dksm_counters {
  * @counters:		sums over all domains
  * @max_page_sharing:	the most mappings that one frame may have
  * @use_zero_pages:	whether zero pages become the kernel's zero page (0 or 1)
+ * @learn:		loads for which a volatile content is left alone, 0 if
+ *			nothing is learned
  * @reserved:		0
  */
 struct dksm_global {
 	struct dksm_counters counters;
 	uint64_t max_page_sharing;
 	uint64_t use_zero_pages;
-	uint64_t reserved[6];
+	uint64_t learn;
+	uint64_t reserved[5];
 };
 
 /**
@@ -101,6 +112,15 @@ struct dksm_domain {
  * @pages_sharing:	those of them whose frame is mapped more than once
  * @pages_zero:		its pages replaced by the kernel's zero page
  * @cow_breaks:		its writes that made a private copy again
+ * @attached:		1 if its virtual machines are merged by themselves
+ * @idle:		1 if also when they are idle
+ * @learn:		1 if volatile contents are learned and left alone
+ * @huge_split:		its large folios that were split
+ * @vms:		its virtual machines that were merged when they started
+ * @idle_passes:	complete passes over idle ones
+ * @idle_step_ns_max:	longest work between two looks for events, in ns
+ * @load:		what was merged when they started
+ * @idle_report:	what was merged when they were idle
  * @reserved:		0
  */
 struct dksm_process {
@@ -109,7 +129,16 @@ struct dksm_process {
 	uint64_t pages_sharing;
 	uint64_t pages_zero;
 	uint64_t cow_breaks;
-	uint64_t reserved[4];
+	uint64_t attached;
+	uint64_t idle;
+	uint64_t learn;
+	uint64_t huge_split;
+	uint64_t vms;
+	uint64_t idle_passes;
+	uint64_t idle_step_ns_max;
+	struct dksm_report load;
+	struct dksm_report idle_report;
+	uint64_t reserved[8];
 };
 
 /**
@@ -193,6 +222,33 @@ DKSM_API int dksm_merge(struct dksm *handle, int pidfd, uint64_t addr,
  */
 DKSM_API int dksm_unmerge(struct dksm *handle, int pidfd, uint64_t addr,
 			  uint64_t len, struct dksm_report *report);
+
+/**
+ * dksm_attach - merge the virtual machines of a process by themselves
+ * @handle:	from dksm_open(); as for dksm_merge()
+ * @pidfd:	the process, from pidfd_open(2), or DKSM_SELF
+ * @flags:	0, or DKSM_ATTACH_NO_IDLE, DKSM_ATTACH_NO_LEARN
+ *
+ * From now on the memory of each of its KVM virtual machines is merged just
+ * before it first runs, and what it populated since when it is idle.  Programs
+ * that it executes and its children inherit that.  Attaching again changes the
+ * flags.
+ *
+ * Return: as dksm_merge() without what concerns ranges; -ENOTTY if the kernel is
+ * too old for it.
+ */
+DKSM_API int dksm_attach(struct dksm *handle, int pidfd, unsigned int flags);
+
+/**
+ * dksm_detach - leave the virtual machines of a process alone again
+ * @handle:	from dksm_open()
+ * @pidfd:	as for dksm_attach()
+ *
+ * What is merged stays merged.
+ *
+ * Return: as dksm_attach(); -ENOENT if it is not attached.
+ */
+DKSM_API int dksm_detach(struct dksm *handle, int pidfd);
 
 /**
  * dksm_stat_global - read the numbers of the whole host

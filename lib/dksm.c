@@ -57,3 +57,13 @@ int dksm_unmerge(struct dksm *handle, int pidfd, uint64_t addr, uint64_t len,
 	return handle->engine->unmerge(handle, pidfd, addr, len,
 				       report_start(report, &spare));
 }
+
+int dksm_attach(struct dksm *handle, int pidfd, unsigned int flags)
+{
+	return handle->engine->attach(handle, pidfd, flags);
+}
+
+int dksm_detach(struct dksm *handle, int pidfd)
+{
+	return handle->engine->detach(handle, pidfd);
+}

@@ -20,6 +20,8 @@
  * @domain_join:	see dksm_domain_join()
  * @merge:		see dksm_merge()
  * @unmerge:		see dksm_unmerge()
+ * @attach:		see dksm_attach()
+ * @detach:		see dksm_detach()
  */
 struct dksm_engine {
 	void (*close)(struct dksm *handle);
@@ -30,6 +32,8 @@ struct dksm_engine {
 		     uint64_t len, struct dksm_report *report);
 	int (*unmerge)(struct dksm *handle, int pidfd, uint64_t addr,
 		       uint64_t len, struct dksm_report *report);
+	int (*attach)(struct dksm *handle, int pidfd, unsigned int flags);
+	int (*detach)(struct dksm *handle, int pidfd);
 };
 
 struct dksm {

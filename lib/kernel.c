@@ -82,12 +82,35 @@ static int kernel_unmerge(struct dksm *handle, int pidfd, uint64_t addr,
 	return range_call(handle, DKSM_IOC_UNMERGE, pidfd, addr, len, report);
 }
 
+static int kernel_attach(struct dksm *handle, int pidfd, unsigned int flags)
+{
+	struct dksm_attach_args args = {
+		.size = sizeof(args),
+		.flags = flags,
+		.pidfd = pidfd,
+	};
+
+	return call(handle, DKSM_IOC_ATTACH, &args);
+}
+
+static int kernel_detach(struct dksm *handle, int pidfd)
+{
+	struct dksm_attach_args args = {
+		.size = sizeof(args),
+		.pidfd = pidfd,
+	};
+
+	return call(handle, DKSM_IOC_DETACH, &args);
+}
+
 static const struct dksm_engine kernel_engine = {
 	.close = kernel_close,
 	.info = kernel_info,
 	.domain_join = kernel_domain_join,
 	.merge = kernel_merge,
 	.unmerge = kernel_unmerge,
+	.attach = kernel_attach,
+	.detach = kernel_detach,
 };
 
 /* A missing node and a node without a driver both mean: no DKSM here. */

@@ -18,6 +18,8 @@ static const char *const names[] = {
 	[DKSM_SKIP_SWAPPED] = "swapped",
 	[DKSM_SKIP_NOMEM] = "nomem",
 	[DKSM_SKIP_POISONED] = "poisoned",
+	[DKSM_SKIP_LEARNED] = "learned",
+	[DKSM_SKIP_UNMAPPED] = "unmapped",
 };
 
 const char *dksm_skip_name(unsigned int reason)

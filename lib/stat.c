@@ -29,20 +29,36 @@ struct field {
 #define COUNTER(name) { #name, offsetof(struct dksm_counters, name) }
 #define GLOBAL(name) { #name, offsetof(struct dksm_global, name) }
 #define PROCESS(name) { #name, offsetof(struct dksm_process, name) }
+#define REPORT(trigger, report, name) \
+	{ trigger "_" #name, offsetof(struct dksm_process, report.name) }
+#define REPORTS(trigger, report) \
+	REPORT(trigger, report, scanned), REPORT(trigger, report, merged), \
+	REPORT(trigger, report, published), REPORT(trigger, report, zero), \
+	REPORT(trigger, report, ns)
 
 static const struct field counter_fields[] = {
 	COUNTER(pages_shared), COUNTER(pages_sharing), COUNTER(pages_zero),
 	COUNTER(saved_bytes), COUNTER(cow_breaks), COUNTER(metadata_bytes),
-	COUNTER(merge_calls), COUNTER(merge_ns),
+	COUNTER(merge_calls), COUNTER(merge_ns), COUNTER(idle_ns),
+	COUNTER(huge_split), COUNTER(learned_volatile),
 };
 
 static const struct field knob_fields[] = {
-	GLOBAL(max_page_sharing), GLOBAL(use_zero_pages),
+	GLOBAL(max_page_sharing), GLOBAL(use_zero_pages), GLOBAL(learn),
 };
 
 static const struct field process_fields[] = {
 	PROCESS(pages_merged), PROCESS(pages_sharing), PROCESS(pages_zero),
-	PROCESS(cow_breaks),
+	PROCESS(cow_breaks), PROCESS(attached), PROCESS(idle), PROCESS(learn),
+	PROCESS(huge_split), PROCESS(vms), PROCESS(idle_passes),
+	PROCESS(idle_step_ns_max), REPORTS("load", load),
+	REPORTS("idle", idle_report),
+};
+
+/* Lists of numbers, by enum dksm_skip. */
+static const struct field skip_fields[] = {
+	{ "load_skipped", offsetof(struct dksm_process, load.skipped) },
+	{ "idle_skipped", offsetof(struct dksm_process, idle_report.skipped) },
 };
 
 static void field_set(void *base, const struct field *field, uint64_t value)
@@ -275,40 +291,80 @@ static int process_domain(struct dksm_process *process, const char *name)
 	return 0;
 }
 
+/* A later kernel may know more reasons, but there is no room for more than that. */
+static int process_list(struct dksm_process *process, const struct field *field,
+			char *text)
+{
+	uint64_t values[DKSM_SKIP_MAX] = { 0 };
+	char *word, *save;
+	size_t nr = 0;
+	int err = 0;
+
+	for (word = strtok_r(text, " ", &save); word && !err;
+	     word = strtok_r(NULL, " ", &save))
+		err = nr == DKSM_SKIP_MAX ? -EBADMSG :
+					    parse_number(word, &values[nr++]);
+	memcpy((char *)process + field->offset, values, sizeof(values));
+	return err;
+}
+
+static int process_number(struct dksm_process *process,
+			  const struct field *field, const char *text)
+{
+	uint64_t number;
+	int err = parse_number(text, &number);
+
+	if (!err)
+		field_set(process, field, number);
+	return err;
+}
+
+static const struct field *field_find(const struct field *fields, size_t nr,
+				      const char *name)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (!strcmp(fields[i].name, name))
+			return &fields[i];
+	return NULL;
+}
+
 /*
  * One line "key value"; @seen collects a bit for each field known, with the
- * domain after the numbers.  Keys of later kernels are passed over.
+ * lists and then the domain after the numbers.  Keys of later kernels are passed
+ * over.
  */
 static int process_line(struct dksm_process *process, char *line,
 			unsigned int *seen)
 {
 	char *value = strchr(line, ' ');
-	uint64_t number;
-	int err;
+	const struct field *field;
 
 	if (!value)
 		return -EBADMSG;
 	*value++ = 0;
 	if (!strcmp(line, "domain")) {
-		*seen |= 1U << ARRAY_SIZE(process_fields);
+		*seen |= 1U << (ARRAY_SIZE(process_fields) +
+				ARRAY_SIZE(skip_fields));
 		return process_domain(process, value);
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(process_fields); i++) {
-		if (strcmp(line, process_fields[i].name))
-			continue;
-		err = parse_number(value, &number);
-		if (!err)
-			field_set(process, &process_fields[i], number);
-		*seen |= 1U << i;
-		return err;
+	field = field_find(skip_fields, ARRAY_SIZE(skip_fields), line);
+	if (field) {
+		*seen |= 1U << (ARRAY_SIZE(process_fields) +
+				(field - skip_fields));
+		return process_list(process, field, value);
 	}
-	return 0;
+	field = field_find(process_fields, ARRAY_SIZE(process_fields), line);
+	if (!field)
+		return 0;
+	*seen |= 1U << (field - process_fields);
+	return process_number(process, field, value);
 }
 
 /* An empty text is a process in no domain. */
 static int process_parse(struct dksm_process *process, char *text)
 {
-	const unsigned int all = (2U << ARRAY_SIZE(process_fields)) - 1;
+	const unsigned int all = (2U << (ARRAY_SIZE(process_fields) +
+					 ARRAY_SIZE(skip_fields))) - 1;
 	unsigned int seen = 0;
 	char *line, *save;
 	int err = 0;

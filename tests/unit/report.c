@@ -221,7 +221,11 @@ static struct dksm_domain domains[] = {
 };
 
 static const struct host sample_host = {
-	.global = { { .pages_shared = 12, .merge_ns = 8 }, 256, 1, { 0 } },
+	.global = {
+		.counters = { .pages_shared = 12, .merge_ns = 8 },
+		.max_page_sharing = 256,
+		.use_zero_pages = 1,
+	},
 	.domains = domains,
 	.nr = ARRAY_SIZE(domains),
 };
@@ -295,7 +299,10 @@ static void host_as_table(void)
 
 static void process_as_json(void)
 {
-	struct dksm_process process = { "web", 5, 4, 3, 2, { 0 } };
+	struct dksm_process process = {
+		.domain = "web", .pages_merged = 5, .pages_sharing = 4,
+		.pages_zero = 3, .cow_breaks = 2,
+	};
 	struct json_object *root;
 	struct capture capture;
 
@@ -319,7 +326,10 @@ static void process_as_json(void)
 
 static void process_as_table(void)
 {
-	struct dksm_process process = { "web", 5, 4, 3, 2, { 0 } };
+	struct dksm_process process = {
+		.domain = "web", .pages_merged = 5, .pages_sharing = 4,
+		.pages_zero = 3, .cow_breaks = 2,
+	};
 	struct capture capture;
 
 	capture_begin(&capture);

@@ -20,6 +20,7 @@
 static const char *const counters[] = {
 	"pages_shared", "pages_sharing", "pages_zero", "saved_bytes",
 	"cow_breaks", "metadata_bytes", "merge_calls", "merge_ns",
+	"idle_ns", "huge_split", "learned_volatile",
 };
 
 static char root[] = "/tmp/dksm-stat-XXXXXX";
@@ -64,6 +65,7 @@ static void put_global(void)
 	put_counters("sys", 100);
 	put("sys/max_page_sharing", "256\n");
 	put("sys/use_zero_pages", "1\n");
+	put("sys/learn", "128\n");
 }
 
 static int open_in(const char *path)
@@ -94,7 +96,9 @@ static bool counters_from(const struct dksm_counters *c, uint64_t first)
 	return c->pages_shared == first && c->pages_sharing == first + 1 &&
 	       c->pages_zero == first + 2 && c->saved_bytes == first + 3 &&
 	       c->cow_breaks == first + 4 && c->metadata_bytes == first + 5 &&
-	       c->merge_calls == first + 6 && c->merge_ns == first + 7;
+	       c->merge_calls == first + 6 && c->merge_ns == first + 7 &&
+	       c->idle_ns == first + 8 && c->huge_split == first + 9 &&
+	       c->learned_volatile == first + 10;
 }
 
 static void global_good(void)
@@ -105,8 +109,9 @@ static void global_good(void)
 	memset(&global, 0xff, sizeof(global));
 	CHECK(read_global(&global) == 0);
 	CHECK(counters_from(&global.counters, 100));
-	CHECK(global.max_page_sharing == 256 && global.use_zero_pages == 1);
-	CHECK(!global.reserved[0] && !global.counters.reserved[7]);
+	CHECK(global.max_page_sharing == 256 && global.use_zero_pages == 1 &&
+	      global.learn == 128);
+	CHECK(!global.reserved[0] && !global.counters.reserved[4]);
 }
 
 static void global_numbers(void)
@@ -290,7 +295,14 @@ static int read_process_text(const char *text, struct dksm_process *process)
 	return read_process("12", process);
 }
 
-#define PROCESS "domain web\npages_merged 5\npages_sharing 4\npages_zero 3\n"
+#define PAGES "pages_merged 5\npages_sharing 4\npages_zero 3\n"
+#define TRIGGERS \
+	"attached 1\nidle 1\nlearn 0\nhuge_split 6\nvms 7\nidle_passes 8\n" \
+	"idle_step_ns_max 9\nload_scanned 10\nload_merged 11\n" \
+	"load_published 12\nload_zero 13\nload_ns 14\nload_skipped 15 16 17\n" \
+	"idle_scanned 20\nidle_merged 21\nidle_published 22\nidle_zero 23\n" \
+	"idle_ns 24\nidle_skipped 25\n"
+#define PROCESS "domain web\n" PAGES TRIGGERS
 
 static void process_good(void)
 {
@@ -302,7 +314,14 @@ static void process_good(void)
 	CHECK(!read_process_text(PROCESS "cow_breaks 2\n", &process));
 	CHECK(!strcmp(process.domain, "web") && process.pages_merged == 5 &&
 	      process.pages_sharing == 4 && process.pages_zero == 3 &&
-	      process.cow_breaks == 2 && !process.reserved[3]);
+	      process.cow_breaks == 2 && !process.reserved[7]);
+	CHECK(process.attached == 1 && process.idle == 1 && !process.learn &&
+	      process.huge_split == 6 && process.vms == 7 &&
+	      process.idle_passes == 8 && process.idle_step_ns_max == 9);
+	CHECK(process.load.scanned == 10 && process.load.ns == 14 &&
+	      process.load.skipped[2] == 17 && !process.load.skipped[3]);
+	CHECK(process.idle_report.merged == 21 &&
+	      process.idle_report.skipped[0] == 25);
 	CHECK(!read_process_text("later x y\n" PROCESS "cow_breaks 9\nnew 1\n",
 				 &process));
 	CHECK(process.cow_breaks == 9);
@@ -322,13 +341,14 @@ static void process_bad(void)
 		{ PROCESS "cow_breaks -1\n", -EBADMSG },
 		{ PROCESS "cow_breaks 1 \n", -EBADMSG },
 		{ PROCESS "cow_breaks 18446744073709551616\n", -ERANGE },
-		{ "pages_merged 5\npages_sharing 4\npages_zero 3\n"
-		  "cow_breaks 2\n", -EBADMSG },
-		{ "domain \npages_merged 5\npages_sharing 4\npages_zero 3\n"
-		  "cow_breaks 2\n", -EBADMSG },
+		{ PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
+		{ "domain web\n" PAGES "cow_breaks 2\n", -EBADMSG },
+		{ "domain \n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
 		{ "domain nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
-		  "nnnnnnnnnnnn\npages_merged 5\npages_sharing 4\n"
-		  "pages_zero 3\ncow_breaks 2\n", -EBADMSG },
+		  "nnnnnnnnnnnn\n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
+		{ PROCESS "cow_breaks 2\nload_skipped 1 x\n", -EBADMSG },
+		{ PROCESS "cow_breaks 2\nload_skipped 1 2 3 4 5 6 7 8 9 10 11 12 "
+		  "13 14 15 16 17\n", -EBADMSG },
 	};
 	struct dksm_process process;
 

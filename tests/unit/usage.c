@@ -114,6 +114,19 @@ static void wrong_use(void)
 		{ "dksm stat 1 1000-2000", "too many" },
 		{ "dksm stat --domain web", "--domain" },
 		{ "dksm stat --wrong", "'--wrong'" },
+		{ "dksm run", "no VMM" },
+		{ "dksm run --", "no VMM" },
+		{ "dksm run --wrong true", "'--wrong'" },
+		{ "dksm run --domain a/b true", "'a/b'" },
+		{ "dksm run --report", "needs a value" },
+		{ "dksm attach", "no PID" },
+		{ "dksm attach me", "'me'" },
+		{ "dksm attach 1 2", "'2'" },
+		{ "dksm attach --report x 1", "--report" },
+		{ "dksm detach", "no PID" },
+		{ "dksm detach --domain web 1", "no options" },
+		{ "dksm doctor me", "'me'" },
+		{ "dksm doctor 1 2", "too many" },
 	};
 	struct outcome outcome;
 
@@ -132,7 +145,7 @@ static bool one_screen(char *text)
 {
 	int lines = 0;
 
-	if (!strstr(text, "Examples:\n"))
+	if (!strstr(text, "Example:\n") && !strstr(text, "Examples:\n"))
 		return false;
 	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
 		if (strlen(line) > 80)
@@ -148,6 +161,8 @@ static void helps(void)
 		"dksm --help", "dksm -h", "dksm merge --help",
 		"dksm merge -h", "dksm unmerge --help", "dksm stat --help",
 		"dksm merge --domain web 1 --help nonsense",
+		"dksm run --help", "dksm attach -h", "dksm detach --help",
+		"dksm doctor --help",
 	};
 	struct outcome outcome;
 
@@ -162,12 +177,17 @@ static void helps(void)
 
 static void all_commands_listed(void)
 {
+	static const char *const names[] = {
+		"run", "attach", "detach", "merge", "unmerge", "stat", "doctor",
+	};
 	struct outcome outcome;
+	char line[32];
 
 	run("dksm --help", &outcome);
-	CHECK(strstr(outcome.out, "\n  merge "));
-	CHECK(strstr(outcome.out, "\n  unmerge "));
-	CHECK(strstr(outcome.out, "\n  stat "));
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		snprintf(line, sizeof(line), "\n  %s ", names[i]);
+		CHECK_FOR(names[i], strstr(outcome.out, line));
+	}
 }
 
 static void version(void)
@@ -193,7 +213,8 @@ static void no_process(void)
 {
 	static const char *const lines[] = {
 		"dksm merge 2147483647", "dksm unmerge --json 2147483647",
-		"dksm stat 2147483647",
+		"dksm stat 2147483647", "dksm attach 2147483647",
+		"dksm detach 2147483647",
 	};
 	struct outcome outcome;
 

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT
+/* dksm doctor: collects the facts, has doctor.c judge them, prints. */
+#include <errno.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+static const char help[] =
+	"Usage: dksm doctor [--json] [PID]\n"
+	"\n"
+	"Say what prevents or weakens sharing on this host and, with a PID, of\n"
+	"this VMM's memory, and what to do about it.\n"
+	"\n"
+	"  --json   print JSON: findings[] with severity (error: prevents it,\n"
+	"           warning: weakens it, note), code and text\n"
+	"\n"
+	"Exit status: 0 if there is nothing but notes, 1 if there is, 2 for a\n"
+	"wrong command line.\n"
+	"\n"
+	"Examples:\n"
+	"  dksm doctor\n"
+	"  dksm doctor $(pidof qemu-system-x86_64)\n";
+
+/* The word in brackets of "always [madvise] never", or "". */
+static void read_choice(const char *path, char *word, size_t size)
+{
+	char text[128] = "", *from, *to;
+	FILE *file = fopen(path, "re");
+
+	word[0] = 0;
+	if (!file)
+		return;
+	if (fgets(text, sizeof(text), file)) {
+		from = strchr(text, '[');
+		to = strchr(text, ']');
+		if (from && to && from < to)
+			snprintf(word, size, "%.*s", (int)(to - from - 1),
+				 from + 1);
+	}
+	fclose(file);
+}
+
+static bool file_says_one(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	bool one = file && fgetc(file) == '1';
+
+	if (file)
+		fclose(file);
+	return one;
+}
+
+static void host_collect(struct host_facts *host)
+{
+	struct dksm_info info;
+	struct dksm *handle;
+
+	memset(host, 0, sizeof(*host));
+	host->stat_err = dksm_stat_global(&host->global);
+	host->open_err = dksm_open(&handle);
+	if (!host->open_err) {
+		if (!dksm_info_get(handle, &info))
+			host->features = info.features;
+		dksm_close(handle);
+	}
+	read_choice("/sys/kernel/mm/transparent_hugepage/enabled", host->thp,
+		    sizeof(host->thp));
+	host->ksmd_runs = file_says_one("/sys/kernel/mm/ksm/run");
+	host->kvm_err = access("/dev/kvm", R_OK | W_OK) ? -errno : 0;
+}
+
+/* One VMA: its header has been seen, and now its flags. */
+static void mapping_add(struct process_facts *process, uint64_t bytes,
+			bool is_file, const char *flags)
+{
+	if (strstr(flags, " ht"))
+		process->hugetlb_bytes += bytes;
+	else if (!strstr(flags, " wr"))
+		return;
+	else if (strstr(flags, " sh"))
+		process->shared_bytes += bytes;
+	else if (is_file)
+		process->file_bytes += bytes;
+}
+
+static void mappings_collect(struct process_facts *process)
+{
+	uint64_t start, end, bytes = 0;
+	unsigned long inode;
+	bool is_file = false;
+	char path[40], line[512];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)process->pid);
+	file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %*s %*s %lu",
+			   &start, &end, &inode) == 3) {
+			bytes = end - start;
+			is_file = inode;
+		} else if (!strncmp(line, "VmFlags:", 8)) {
+			mapping_add(process, bytes, is_file, line);
+		}
+	}
+	if (file)
+		fclose(file);
+}
+
+static void descriptors_collect(struct process_facts *process)
+{
+	char path[40], target[64];
+	struct dirent *entry;
+	ssize_t len;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)process->pid);
+	dir = opendir(path);
+	while (dir && (entry = readdir(dir))) {
+		len = readlinkat(dirfd(dir), entry->d_name, target,
+				 sizeof(target) - 1);
+		target[len > 0 ? len : 0] = 0;
+		process->vm_fds += !strcmp(target, "anon_inode:kvm-vm");
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void domains_collect(struct process_facts *process)
+{
+	struct dksm_domain *domains;
+	size_t nr;
+
+	if (dksm_stat_domains(&domains, &nr))
+		return;
+	for (size_t i = 0; i < nr; i++)
+		process->other_domains +=
+			domains[i].counters.pages_shared &&
+			strcmp(domains[i].name, process->stat.domain);
+	dksm_stat_domains_free(domains);
+}
+
+static void process_collect(struct process_facts *process, pid_t pid)
+{
+	memset(process, 0, sizeof(*process));
+	process->pid = pid;
+	process->stat_err = dksm_stat_process(pid, &process->stat);
+	if (process->stat_err)
+		return;
+	mappings_collect(process);
+	descriptors_collect(process);
+	domains_collect(process);
+}
+
+static const char *const severities[] = {
+	[SEVERITY_ERROR] = "error",
+	[SEVERITY_WARNING] = "warning",
+	[SEVERITY_NOTE] = "note",
+};
+
+void findings_table(FILE *out, const struct findings *all)
+{
+	for (size_t i = 0; i < all->nr; i++)
+		fprintf(out, "%-8s %s\n", severities[all->list[i].severity],
+			all->list[i].text);
+	if (!findings_bad(all))
+		fputs("ok       nothing here keeps pages from being shared\n",
+		      out);
+}
+
+void findings_json(FILE *out, pid_t pid, const struct findings *all)
+{
+	struct json_object *root = json_new(), *list = json_new_list();
+
+	for (size_t i = 0; i < all->nr; i++) {
+		struct json_object *object = json_new();
+
+		json_add_string(object, "severity",
+				severities[all->list[i].severity]);
+		json_add_string(object, "code", all->list[i].code);
+		json_add_string(object, "text", all->list[i].text);
+		json_object_array_add(list, object);
+	}
+	if (pid)
+		json_add_number(root, "pid", (uint64_t)pid);
+	json_object_object_add(root, "findings", list);
+	json_print(out, root);
+}
+
+static int examine(const struct args *args)
+{
+	struct findings all = { .nr = 0 };
+	struct process_facts process;
+	struct host_facts host;
+
+	host_collect(&host);
+	doctor_host(&all, &host);
+	if (args->pid) {
+		process_collect(&process, args->pid);
+		doctor_process(&all, &process);
+	}
+	if (args->json)
+		findings_json(stdout, args->pid, &all);
+	else
+		findings_table(stdout, &all);
+	return findings_bad(&all) ? EXIT_FAILED : EXIT_OK;
+}
+
+int cmd_doctor(int argc, char **argv)
+{
+	struct args args;
+	int status;
+
+	status = args_parse(&args, argc, argv, ARGS_NO_PID);
+	if (args.help)
+		fputs(help, stdout);
+	else if (!status)
+		status = examine(&args);
+	args_free(&args);
+	return status;
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What the facts mean: everything that prevents or weakens sharing on this host,
+ * or of one process, and what to do about it. Collecting the facts is
+ * cmd_doctor.c's business, so that this part can be tested with any.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "cli.h"
+
+/* Guest memory is large: what is smaller is the VMM's own. */
+#define GUEST_BYTES_MIN (8ULL << 20)
+
+__attribute__((format(printf, 4, 5)))
+static void find(struct findings *all, enum severity severity, const char *code,
+		 const char *format, ...)
+{
+	struct finding *finding = &all->list[all->nr];
+	va_list args;
+
+	if (all->nr == ARRAY_SIZE(all->list))
+		return;
+	all->nr++;
+	finding->severity = severity;
+	finding->code = code;
+	va_start(args, format);
+	vsnprintf(finding->text, sizeof(finding->text), format, args);
+	va_end(args);
+}
+
+static bool host_kernel(struct findings *all, const struct host_facts *host)
+{
+	if (host->stat_err == -ENODEV) {
+		find(all, SEVERITY_ERROR, "no_dksm", "this kernel has no DKSM: "
+		     "boot one built with CONFIG_DKSM=y");
+		return false;
+	}
+	if (host->open_err == -ENODEV || host->open_err == -ENXIO)
+		find(all, SEVERITY_ERROR, "no_device", "/dev/dksm is missing: "
+		     "give this container the device, or mount devtmpfs on "
+		     "/dev");
+	else if (host->open_err)
+		find(all, SEVERITY_ERROR, "device_access", "no access to "
+		     "/dev/dksm (%s): run this as root, or have root give you "
+		     "the device", strerror(-host->open_err));
+	else if (!(host->features & DKSM_FEATURE_KVM))
+		find(all, SEVERITY_ERROR, "no_kvm_support", "this kernel's DKSM "
+		     "knows no virtual machines: build it with CONFIG_KVM, or "
+		     "use dksm merge");
+	return true;
+}
+
+static void host_knobs(struct findings *all, const struct host_facts *host)
+{
+	if (!host->global.use_zero_pages)
+		find(all, SEVERITY_WARNING, "zero_pages_off", "pages of zeros "
+		     "are merged like any others, 256 to a frame: write 1 to "
+		     "/sys/kernel/mm/dksm/use_zero_pages");
+	if (!host->global.learn)
+		find(all, SEVERITY_WARNING, "learning_off", "pages that are "
+		     "written to at once are merged all the same: write 128 to "
+		     "/sys/kernel/mm/dksm/learn");
+	if (!strcmp(host->thp, "always"))
+		find(all, SEVERITY_WARNING, "thp_always", "transparent huge "
+		     "pages are always on, and %" PRIu64 " were split to share "
+		     "pages of them: for fewer, write madvise to /sys/kernel/"
+		     "mm/transparent_hugepage/enabled",
+		     host->global.counters.huge_split);
+	if (host->ksmd_runs)
+		find(all, SEVERITY_WARNING, "ksmd_runs", "ksmd is running: what "
+		     "it merges first is left to it, and it never stops: write "
+		     "2 to /sys/kernel/mm/ksm/run unless others need it");
+}
+
+void doctor_host(struct findings *all, const struct host_facts *host)
+{
+	if (!host_kernel(all, host))
+		return;
+	if (host->kvm_err)
+		find(all, SEVERITY_WARNING, "no_kvm", "/dev/kvm: %s: only dksm "
+		     "merge is of use here", strerror(-host->kvm_err));
+	if (!host->stat_err)
+		host_knobs(all, host);
+}
+
+static uint64_t mib(uint64_t bytes)
+{
+	return bytes >> 20;
+}
+
+/* What no merge can share, whatever is attached. */
+static void process_memory(struct findings *all,
+			   const struct process_facts *process)
+{
+	if (process->hugetlb_bytes >= GUEST_BYTES_MIN)
+		find(all, SEVERITY_ERROR, "hugetlb_memory", "%" PRIu64 " MiB "
+		     "are hugetlb memory, which cannot be shared: start the "
+		     "VMM without huge pages", mib(process->hugetlb_bytes));
+	if (process->shared_bytes >= GUEST_BYTES_MIN)
+		find(all, SEVERITY_ERROR, "shared_memory", "%" PRIu64 " MiB are "
+		     "shared memory (memfd, shm), which cannot be merged: start "
+		     "the VMM with private memory (QEMU: no share=on)",
+		     mib(process->shared_bytes));
+	if (process->file_bytes >= GUEST_BYTES_MIN)
+		find(all, SEVERITY_NOTE, "file_memory", "%" PRIu64 " MiB are "
+		     "mapped from a file, as after restoring a snapshot: "
+		     "unwritten pages share the page cache, only written ones "
+		     "can be merged", mib(process->file_bytes));
+}
+
+static void process_attachment(struct findings *all,
+			       const struct process_facts *process)
+{
+	const struct dksm_process *stat = &process->stat;
+	int pid = (int)process->pid;
+
+	if (!stat->attached && !stat->pages_merged)
+		find(all, SEVERITY_ERROR, "not_attached", "it is not attached: "
+		     "start it with dksm run, or use dksm attach %d", pid);
+	else if (!stat->attached)
+		find(all, SEVERITY_NOTE, "not_attached", "it was merged but is "
+		     "not attached: what it adds is shared after the next dksm "
+		     "merge %d only", pid);
+	if (!process->vm_fds)
+		find(all, SEVERITY_WARNING, "no_vm", "it has no KVM virtual "
+		     "machine: look for the VMM's own process (a jailer or "
+		     "launcher may have forked), or use dksm merge %d", pid);
+	else if (stat->attached && !stat->vms)
+		find(all, SEVERITY_WARNING, "no_kvm_run", "it is attached but "
+		     "no guest has run since: it is merged when it does");
+}
+
+static void process_idle(struct findings *all,
+			 const struct process_facts *process)
+{
+	const struct dksm_process *stat = &process->stat;
+	int pid = (int)process->pid;
+
+	if (!stat->attached || !stat->vms)
+		return;
+	if (!stat->idle)
+		find(all, SEVERITY_WARNING, "idle_off", "what it populates while "
+		     "it boots is not merged (--no-idle): use dksm merge %d "
+		     "when it has booted", pid);
+	else if (!stat->idle_passes)
+		find(all, SEVERITY_WARNING, "never_idle", "no pass over idle "
+		     "memory is complete: it is booting or busy, or it polls, or "
+		     "its VMM keeps HLT to itself; then use dksm merge %d", pid);
+}
+
+static void process_sharing(struct findings *all,
+			    const struct process_facts *process)
+{
+	const struct dksm_process *stat = &process->stat;
+	uint64_t pinned = stat->load.skipped[DKSM_SKIP_PINNED];
+	uint64_t ksm = stat->load.skipped[DKSM_SKIP_KSM];
+
+	if (stat->pages_merged && !stat->pages_sharing &&
+	    process->other_domains)
+		find(all, SEVERITY_WARNING, "other_domains", "none of its pages "
+		     "is shared with others, which are in %u other domain%s: "
+		     "put VMs of one tenant into one --domain",
+		     process->other_domains,
+		     process->other_domains == 1 ? "" : "s");
+	if (stat->huge_split)
+		find(all, SEVERITY_NOTE, "huge_split", "%" PRIu64 " of its huge "
+		     "pages were split to share pages of them",
+		     stat->huge_split);
+	if (pinned)
+		find(all, SEVERITY_WARNING, "pinned", "%" PRIu64 " pages were "
+		     "pinned for I/O when it started (VFIO, O_DIRECT), and "
+		     "could not be merged", pinned);
+	if (ksm)
+		find(all, SEVERITY_WARNING, "merged_by_ksm", "%" PRIu64 " pages "
+		     "had been merged by ksmd before: turn it off, or do not "
+		     "advise MADV_MERGEABLE (QEMU: mem-merge=off)", ksm);
+}
+
+void doctor_process(struct findings *all, const struct process_facts *process)
+{
+	if (process->stat_err == -ESRCH)
+		find(all, SEVERITY_ERROR, "no_process", "there is no process "
+		     "%d: look it up with ps", (int)process->pid);
+	else if (process->stat_err && process->stat_err != -ENODEV)
+		find(all, SEVERITY_ERROR, "process_access", "process %d cannot "
+		     "be looked at (%s): run this as root or as its owner",
+		     (int)process->pid, strerror(-process->stat_err));
+	if (process->stat_err)
+		return;
+	process_memory(all, process);
+	process_attachment(all, process);
+	process_idle(all, process);
+	process_sharing(all, process);
+}
+
+bool findings_bad(const struct findings *all)
+{
+	for (size_t i = 0; i < all->nr; i++)
+		if (all->list[i].severity != SEVERITY_NOTE)
+			return true;
+	return false;
+}

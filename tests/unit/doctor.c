@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+/* dksm doctor's judgement: each fact, one at a time, on an otherwise healthy host. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../cli/cli.h"
+#include "ktap.h"
+
+#define MIB (1ULL << 20)
+
+static struct host_facts healthy_host(void)
+{
+	return (struct host_facts){
+		.features = DKSM_FEATURE_KVM, .thp = "madvise",
+		.global = { .use_zero_pages = 1, .learn = 128 },
+	};
+}
+
+static struct process_facts healthy_process(void)
+{
+	return (struct process_facts){
+		.pid = 12, .vm_fds = 1,
+		.stat = {
+			.domain = "web", .pages_merged = 100,
+			.pages_sharing = 90, .attached = 1, .idle = 1,
+			.learn = 1, .vms = 1, .idle_passes = 1,
+		},
+	};
+}
+
+static const struct finding *finding(const struct findings *all,
+				     const char *code)
+{
+	for (size_t i = 0; i < all->nr; i++)
+		if (!strcmp(all->list[i].code, code))
+			return &all->list[i];
+	return NULL;
+}
+
+/* The one finding, of that severity, and all of its text. */
+static void expect(const struct findings *all, enum severity severity,
+		   const char *code)
+{
+	const struct finding *found = finding(all, code);
+
+	CHECK_FOR(code, all->nr == 1 && found);
+	if (!found)
+		return;
+	CHECK_FOR(code, found->severity == severity);
+	CHECK_FOR(code, strlen(found->text) < sizeof(found->text) - 1);
+	CHECK_FOR(code, strchr(found->text, ':') ||
+		  severity == SEVERITY_NOTE || strstr(found->text, "pinned"));
+	CHECK_FOR(code, findings_bad(all) == (severity != SEVERITY_NOTE));
+}
+
+#define HOST(severity, code, change) do { \
+		struct findings all = { .nr = 0 }; \
+		struct host_facts host = healthy_host(); \
+		change; \
+		doctor_host(&all, &host); \
+		expect(&all, severity, code); \
+	} while (0)
+
+static void hosts(void)
+{
+	struct findings none = { .nr = 0 };
+	struct host_facts healthy = healthy_host();
+
+	doctor_host(&none, &healthy);
+	CHECK(!none.nr && !findings_bad(&none));
+	HOST(SEVERITY_ERROR, "no_dksm",
+	     host.stat_err = host.open_err = -ENODEV; host.kvm_err = -ENOENT);
+	HOST(SEVERITY_ERROR, "no_device", host.open_err = -ENODEV);
+	HOST(SEVERITY_ERROR, "device_access", host.open_err = -EACCES);
+	HOST(SEVERITY_ERROR, "no_kvm_support", host.features = 0);
+	HOST(SEVERITY_WARNING, "no_kvm", host.kvm_err = -ENOENT);
+	HOST(SEVERITY_WARNING, "zero_pages_off",
+	     host.global.use_zero_pages = 0);
+	HOST(SEVERITY_WARNING, "learning_off", host.global.learn = 0);
+	HOST(SEVERITY_WARNING, "thp_always", strcpy(host.thp, "always");
+	     host.global.counters.huge_split = UINT64_MAX);
+	HOST(SEVERITY_WARNING, "ksmd_runs", host.ksmd_runs = true);
+}
+
+#define PROCESS(severity, code, change) do { \
+		struct findings all = { .nr = 0 }; \
+		struct process_facts process = healthy_process(); \
+		struct dksm_process *stat = &process.stat; \
+		(void)stat; \
+		change; \
+		doctor_process(&all, &process); \
+		expect(&all, severity, code); \
+	} while (0)
+
+static void processes(void)
+{
+	struct process_facts healthy = healthy_process();
+	struct findings none = { .nr = 0 };
+
+	doctor_process(&none, &healthy);
+	CHECK(!none.nr);
+	healthy.stat_err = -ENODEV;	/* the host's finding says it all */
+	doctor_process(&none, &healthy);
+	CHECK(!none.nr);
+	PROCESS(SEVERITY_ERROR, "no_process", process.stat_err = -ESRCH);
+	PROCESS(SEVERITY_ERROR, "process_access", process.stat_err = -EACCES);
+	PROCESS(SEVERITY_ERROR, "hugetlb_memory",
+		process.hugetlb_bytes = 64 * MIB);
+	PROCESS(SEVERITY_ERROR, "shared_memory",
+		process.shared_bytes = 64 * MIB);
+	PROCESS(SEVERITY_NOTE, "file_memory", process.file_bytes = 64 * MIB);
+	PROCESS(SEVERITY_ERROR, "not_attached",
+		stat->attached = stat->pages_merged = 0);
+	PROCESS(SEVERITY_NOTE, "not_attached", stat->attached = 0);
+	PROCESS(SEVERITY_WARNING, "no_vm", process.vm_fds = 0);
+	PROCESS(SEVERITY_WARNING, "no_kvm_run", stat->vms = 0);
+	PROCESS(SEVERITY_WARNING, "idle_off", stat->idle = 0);
+	PROCESS(SEVERITY_WARNING, "never_idle", stat->idle_passes = 0);
+	PROCESS(SEVERITY_WARNING, "other_domains", stat->pages_sharing = 0;
+		process.other_domains = 2);
+	PROCESS(SEVERITY_NOTE, "huge_split", stat->huge_split = 3);
+	PROCESS(SEVERITY_WARNING, "pinned",
+		stat->load.skipped[DKSM_SKIP_PINNED] = 5);
+	PROCESS(SEVERITY_WARNING, "merged_by_ksm",
+		stat->load.skipped[DKSM_SKIP_KSM] = 5);
+}
+
+/* Small shared mappings are the VMM's own business. */
+static void what_is_not_guest_memory(void)
+{
+	struct process_facts process = healthy_process();
+	struct findings all = { .nr = 0 };
+
+	process.shared_bytes = process.hugetlb_bytes = MIB;
+	process.file_bytes = MIB;
+	doctor_process(&all, &process);
+	CHECK(!all.nr);
+}
+
+static void everything_at_once(void)
+{
+	struct host_facts host = healthy_host();
+	struct process_facts process = healthy_process();
+	struct findings all = { .nr = 0 };
+	char *text = NULL;
+	size_t size = 0;
+	FILE *out;
+
+	strcpy(host.thp, "always");
+	host.ksmd_runs = true;
+	host.global.learn = host.global.use_zero_pages = 0;
+	process.shared_bytes = process.hugetlb_bytes = 64 * MIB;
+	process.file_bytes = 64 * MIB;
+	process.vm_fds = 0;
+	process.stat.attached = process.stat.pages_merged = 0;
+	process.stat.huge_split = 1;
+	doctor_host(&all, &host);
+	doctor_process(&all, &process);
+	CHECK(all.nr == 10);
+	out = open_memstream(&text, &size);
+	findings_table(out, &all);
+	fclose(out);
+	CHECK(strstr(text, "error    64 MiB are hugetlb memory"));
+	CHECK(strstr(text, "note     64 MiB are mapped from a file"));
+	CHECK(!strstr(text, "\nok "));
+	free(text);
+	out = open_memstream(&text, &size);
+	findings_json(out, 12, &all);
+	fclose(out);
+	CHECK(strstr(text, "\"pid\": 12") && strstr(text, "\"thp_always\""));
+	free(text);
+}
+
+static const struct ktap_test tests[] = {
+	{ "hosts", hosts },
+	{ "processes", processes },
+	{ "what is not guest memory", what_is_not_guest_memory },
+	{ "everything at once", everything_at_once },
+};
+
+KTAP_MAIN(tests)
