@@ -100,6 +100,16 @@ $(BUILD)/tests/init: tests/vm/init.c
 
 $(BUILD)/tests/functional: $(VM_PARTS:%.c=$(BUILD)/obj/%.o)
 
+# A guest of raw code, part of the program that runs it.
+$(BUILD)/guests/bare.bin: tests/guests/bare.c tests/guests/bare.h
+	@mkdir -p $(@D)
+	$(call say,CCLD) $(CC) -std=gnu11 -Os -ffreestanding -fno-pie -no-pie -static -nostdlib -mno-red-zone \
+		-mgeneral-regs-only -fno-stack-protector -fcf-protection=none -fno-toplevel-reorder \
+		-fno-tree-loop-distribute-patterns -fno-asynchronous-unwind-tables $(WARNINGS) \
+		-Wl,--build-id=none,-Ttext=0x6000,--oformat=binary,-e,_start -o $@ $<
+
+$(BUILD)/obj/tests/vm/t_vmm.o: $(BUILD)/guests/bare.bin
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/vm/%.o $(VM_SHARED:%.c=$(BUILD)/obj/%.o) $(filter %.a,$(LIBS))
 	@mkdir -p $(@D)
 	$(call say,LD) $(CC) $(CFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)

@@ -29,7 +29,8 @@ static const struct test *const lists[] = {
 	tests_share, tests_stats, tests_write, tests_fork, tests_map,
 	tests_kinds, tests_unmerge, tests_huge, tests_pin, tests_track,
 	tests_reclaim, tests_move, tests_memcg, tests_ksmd, tests_access,
-	tests_args, tests_race, tests_kvm,
+	tests_args, tests_race, tests_kvm, tests_attach, tests_load,
+	tests_idle, tests_learn,
 };
 
 static unsigned int timeout_seconds = 120;
@@ -44,6 +45,7 @@ static struct knob {
 } knobs[] = {
 	{ DKSM_SYSFS "max_page_sharing", "" },
 	{ DKSM_SYSFS "use_zero_pages", "" },
+	{ DKSM_SYSFS "learn", "" },
 	{ KSM_SYSFS "pages_to_scan", "" },
 	{ KSM_SYSFS "sleep_millisecs", "" },
 	{ KSM_SYSFS "smart_scan", "" },

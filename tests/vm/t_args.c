@@ -298,7 +298,7 @@ static void info(void)
 	CHECK_EQ(call(fd, DKSM_IOC_INFO, &info), 0);
 	CHECK_EQ(info.abi, DKSM_ABI_VERSION);
 	CHECK_EQ(info.skip_nr, DKSM_SKIP_NR);
-	CHECK_EQ(info.features, 0);
+	CHECK_EQ(info.features, DKSM_FEATURE_KVM);
 	for (int bit = 0; bit < 32; bit++) {
 		info = (struct dksm_info){ .size = sizeof(info),
 					   .flags = 1U << bit };

@@ -483,6 +483,25 @@ int domain_join(const char *suffix)
 	return domain_get(suffix, 0);
 }
 
+static int attach_call(int fd, unsigned long cmd, int pidfd, unsigned int flags)
+{
+	struct dksm_attach_args args = {
+		.size = sizeof(args), .flags = flags, .pidfd = pidfd,
+	};
+
+	return ioctl(fd, cmd, &args) ? -errno : 0;
+}
+
+int dksm_attach(int fd, int pidfd, unsigned int flags)
+{
+	return attach_call(fd, DKSM_IOC_ATTACH, pidfd, flags);
+}
+
+int dksm_detach(int fd, int pidfd)
+{
+	return attach_call(fd, DKSM_IOC_DETACH, pidfd, 0);
+}
+
 u64 report_skipped(const struct dksm_report *rep)
 {
 	u64 sum = 0;
@@ -609,6 +628,36 @@ u64 dksm_process(pid_t pid, const char *key)
 	if (val == ~0ULL)
 		FAIL("%s has no %s", path, key);
 	return val;
+}
+
+struct dksm_report dksm_process_report(pid_t pid, const char *trigger)
+{
+	struct dksm_report rep = { 0 };
+	char path[40], key[40], line[512], *at;
+	FILE *f;
+
+#define REPORT_FIELD(name) \
+	snprintf(key, sizeof(key), "%s_" #name, trigger); \
+	rep.name = dksm_process(pid, key)
+	REPORT_FIELD(scanned);
+	REPORT_FIELD(merged);
+	REPORT_FIELD(published);
+	REPORT_FIELD(zero);
+	REPORT_FIELD(ns);
+#undef REPORT_FIELD
+	process_path(pid, path);
+	snprintf(key, sizeof(key), "%s_skipped ", trigger);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, key, strlen(key)))
+			continue;
+		at = line + strlen(key);
+		for (int i = 0; i < DKSM_SKIP_NR; i++)
+			rep.skipped[i] = strtoull(at, &at, 10);
+	}
+	if (f)
+		fclose(f);
+	return rep;
 }
 
 void dksm_process_domain(pid_t pid, char name[DKSM_NAME_SIZE])

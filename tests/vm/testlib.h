@@ -182,6 +182,9 @@ int dksm_range(int fd, unsigned long cmd, int pidfd, const void *addr,
 	       size_t len, struct dksm_report *report);
 struct dksm_report merge(int fd, int pidfd, const void *addr, size_t len);
 struct dksm_report unmerge(int fd, int pidfd, const void *addr, size_t len);
+/* One DKSM_IOC_ATTACH or DKSM_IOC_DETACH.  Returns 0 or -errno. */
+int dksm_attach(int fd, int pidfd, unsigned int flags);
+int dksm_detach(int fd, int pidfd);
 u64 report_skipped(const struct dksm_report *rep);
 
 /* All counts but @scanned and @ns must be as in @want. */
@@ -198,6 +201,8 @@ void report_check(const char *file, int line, const struct dksm_report *rep,
 u64 dksm_global(const char *file);
 u64 dksm_domain(const char *suffix, const char *file);
 u64 dksm_process(pid_t pid, const char *key);
+/* "load" or "idle" of a process. */
+struct dksm_report dksm_process_report(pid_t pid, const char *trigger);
 /* The domain's name, or "" when the process is in none. */
 void dksm_process_domain(pid_t pid, char name[DKSM_NAME_SIZE]);
 

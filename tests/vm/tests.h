@@ -72,6 +72,37 @@ long op_merge(struct region *r, const long *arg);	/* fd; 0 or -errno */
 long op_unmerge(struct region *r, const long *arg);	/* fd; 0 or -errno */
 long op_verify(struct region *r, const long *arg);
 
+/* ---- virtual machines -------------------------------------------------- */
+
+/*
+ * A peer that is a VMM, with memory in one slot and the guest of
+ * tests/guests/bare.c loaded. Pages from VM_PAGES on are for the test; everything
+ * written through the guest is in the region's model.
+ */
+#define VM_PAGES 8		/* BARE_PAGES of guests/bare.h */
+struct peer vm_start(size_t pages, unsigned int vcpus);
+
+/* The steps of vm_start(), for peer_call(), and other memory: */
+long op_vm_open(struct region *r, const long *arg);	/* processors */
+long op_vm_slot(struct region *r, const long *arg);	/* page, number, address or 0 */
+long op_vm_load(struct region *r, const long *arg);
+
+/* KVM_RUN, once; 0 or -errno.  With immediate_exit; with a signal waiting. */
+long op_vm_run_once(struct region *r, const long *arg);	/* immediate_exit */
+long op_vm_run_signalled(struct region *r, const long *arg);
+/* All processors at once write to a page each. */
+long op_vm_race(struct region *r, const long *arg);	/* first page, word */
+/* Start the other processors: they halt, or one of them computes. */
+long op_vm_others(struct region *r, const long *arg);	/* one computes */
+
+/* What the guest does, on the first processor. */
+long op_guest_fill(struct region *r, const long *arg);	/* first, n, seed, step */
+long op_guest_poke(struct region *r, const long *arg);	/* page, word, value */
+long op_guest_verify(struct region *r, const long *arg); /* as fill; bad pages */
+/* Halts until NMIs have come, and writes to pages before each halt. */
+long op_guest_halt(struct region *r, const long *arg);	/* NMIs, ms, first, n */
+long op_guest_halt_for_ever(struct region *r, const long *arg);
+
 /* ---- lists ------------------------------------------------------------- */
 
 extern const struct test tests_share[];
@@ -92,6 +123,10 @@ extern const struct test tests_access[];
 extern const struct test tests_args[];
 extern const struct test tests_race[];
 extern const struct test tests_kvm[];
+extern const struct test tests_attach[];
+extern const struct test tests_load[];
+extern const struct test tests_idle[];
+extern const struct test tests_learn[];
 
 /* What `functional --exec-probe DOMAIN` does: see t_fork.c. */
 int exec_probe(const char *domain);

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Merging when a guest is idle: what it populated while it booted is shared with
+ * others, an event ends the work at once, and there is an end to it.
+ */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests.h"
+
+#define DATA VM_PAGES
+#define N 256			/* pages that the guest populates */
+#define PAGES (DATA + N)
+
+static struct peer vm_booted(int dom, unsigned int flags, u64 seed)
+{
+	struct peer p = vm_start(PAGES, 1);
+
+	CHECK_EQ(dksm_attach(dom, p.pidfd, flags), 0);
+	peer_call(&p, op_guest_fill, DATA, N / 2, seed, 1);
+	peer_call(&p, op_guest_fill, DATA + N / 2, N / 2, SEED_ZERO, 0);
+	return p;
+}
+
+static void check_guest(const struct peer *p, u64 seed)
+{
+	CHECK_EQ(peer_call(p, op_guest_verify, DATA, N / 2, seed, 1), 0);
+	CHECK_EQ(peer_call(p, op_guest_verify, DATA + N / 2, N / 2, SEED_ZERO,
+			   0), 0);
+	peer_verify(p);
+}
+
+static u64 passes(const struct peer *p)
+{
+	return dksm_process(p->pid, "idle_passes");
+}
+
+/* Halts in steps of 50 ms until that many passes are complete. */
+static void wait_passes(const struct peer *p, u64 n)
+{
+	for (int i = 0; passes(p) < n; i++) {
+		if (i == 200)
+			FAIL("%llu passes after 10 s, wanted %llu",
+			     (unsigned long long)passes(p),
+			     (unsigned long long)n);
+		peer_call(p, op_guest_halt, 1, 50, 0, 0);
+	}
+}
+
+static void idle_shares_what_booted(void)
+{
+	int dom = domain_open("");
+	struct peer p[3];
+
+	for (int i = 0; i < 3; i++) {
+		p[i] = vm_booted(dom, 0, 500);
+		check_private(p[i].pid, peer_page(&p[i], DATA), N);
+		/* A page that waits for the LRU in some CPU is for the second. */
+		wait_passes(&p[i], 2);
+		/* No one has the same yet: nothing is published for nobody. */
+		if (!i)
+			CHECK_EQ(dksm_process_report(p[0].pid,
+						     "idle").published, 0);
+		CHECK_EQ(count_flag(p[i].pid, peer_page(&p[i], DATA + N / 2),
+				    N / 2, KPF_ZERO_PAGE), N / 2);
+		test_note("longest step %llu us",
+			  (unsigned long long)dksm_process(p[i].pid,
+						"idle_step_ns_max") / 1000);
+	}
+	check_shared(&p[0], &p[1], DATA, N / 2);
+	check_shared(&p[0], &p[2], DATA, N / 2);
+	for (int i = 0; i < 3; i++) {
+		check_guest(&p[i], 500);
+		peer_call(&p[i], op_guest_poke, DATA + i, 3, i + 1);
+		peer_call(&p[i], op_guest_poke, DATA + N - 1 - i, 3, i + 1);
+	}
+	peers_verify(p, 3);
+}
+
+static void idle_can_be_off(void)
+{
+	int dom = domain_open("");
+	struct peer p[2];
+
+	for (int i = 0; i < 2; i++) {
+		p[i] = vm_booted(dom, DKSM_ATTACH_NO_IDLE, 500);
+		peer_call(&p[i], op_guest_halt, 2, 200, 0, 0);
+		CHECK_EQ(passes(&p[i]), 0);
+		check_private(p[i].pid, peer_page(&p[i], DATA), N);
+	}
+}
+
+/* Two passes, the second a second later; then only if there is much more. */
+static void idle_comes_to_an_end(void)
+{
+	enum { MORE = 2048 };
+	int dom = domain_open("");
+	struct peer p = vm_start(DATA + N + MORE, 1);
+
+	CHECK_EQ(dksm_attach(dom, p.pidfd, 0), 0);
+	peer_call(&p, op_guest_fill, DATA, N, 500, 1);
+	wait_passes(&p, 2);
+	peer_call(&p, op_guest_halt, 40, 50, 0, 0);
+	CHECK_EQ(passes(&p), 2);
+	peer_call(&p, op_guest_fill, DATA + N, MORE, 5000, 1);
+	wait_passes(&p, 3);
+	peer_call(&p, op_guest_halt, 20, 50, 0, 0);
+	CHECK_EQ(passes(&p), 3);
+	peer_verify(&p);
+}
+
+/* Events all the time: it gets somewhere all the same, and harms nobody. */
+static void idle_between_events(void)
+{
+	int dom = domain_open("");
+	struct peer p[2];
+	u64 ns = 0;
+
+	for (int i = 0; i < 2; i++) {
+		p[i] = vm_booted(dom, 0, 500);
+		/* The guest writes to the last pages before each halt. */
+		for (int round = 0; round < 300 && passes(&p[i]) < 2; round++)
+			peer_call(&p[i], op_guest_halt, 20, 1, DATA + N - 4, 4);
+		CHECK_OP(passes(&p[i]), >=, 1);
+		ns = dksm_process(p[i].pid, "idle_step_ns_max");
+		test_note("longest step %llu us", (unsigned long long)ns / 1000);
+	}
+	peers_verify(p, 2);
+	for (int i = 0; i < 2; i++)
+		CHECK_EQ(peer_call(&p[i], op_guest_verify, DATA, N / 2, 500, 1),
+			 0);
+	check_shared(&p[0], &p[1], DATA, N / 2);
+}
+
+/* One processor computes: the guest is not idle. */
+static void idle_means_all_processors(void)
+{
+	int dom = domain_open("");
+	struct peer p = vm_start(PAGES, 3), q = vm_start(PAGES, 3);
+
+	CHECK_EQ(dksm_attach(dom, p.pidfd, 0), 0);
+	CHECK_EQ(dksm_attach(dom, q.pidfd, 0), 0);
+	peer_call(&p, op_guest_fill, DATA, N, SEED_ZERO, 0);
+	peer_call(&q, op_guest_fill, DATA, N, SEED_ZERO, 0);
+	peer_call(&p, op_vm_others, 1);
+	peer_call(&q, op_vm_others, 0);
+	peer_call(&p, op_guest_halt, 4, 100, 0, 0);
+	CHECK_EQ(passes(&p), 0);
+	wait_passes(&q, 2);
+	CHECK_EQ(count_flag(q.pid, peer_page(&q, DATA), N, KPF_ZERO_PAGE), N);
+}
+
+static void idle_several_at_once(void)
+{
+	enum { VMS = 6 };
+	int dom = domain_open("");
+	struct peer p[VMS];
+
+	for (int i = 0; i < VMS; i++)
+		p[i] = vm_booted(dom, 0, 500);
+	for (int round = 0; round < 20; round++) {
+		for (int i = 0; i < VMS; i++)
+			peer_post(&p[i], op_guest_halt, 1, 100, 0, 0);
+		for (int i = 0; i < VMS; i++)
+			peer_result(&p[i]);
+	}
+	for (int i = 0; i < VMS; i++) {
+		CHECK_EQ(passes(&p[i]), 2);
+		check_guest(&p[i], 500);
+	}
+	for (int i = 1; i < VMS; i++)
+		check_shared(&p[0], &p[i], DATA, N / 2);
+}
+
+/* Killed at any moment, some of them while others look for their pages. */
+static void idle_cut_short_by_a_kill(void)
+{
+	int dom = domain_open("");
+	struct peer stays = vm_booted(dom, 0, 500);
+	u64 state = 54321;
+
+	for (int round = 0; round < 6; round++) {
+		struct peer p[3];
+
+		for (int i = 0; i < 3; i++)
+			p[i] = vm_booted(dom, 0, 500);
+		for (int i = 0; i < 3; i++)
+			peer_post(&p[i], op_guest_halt_for_ever);
+		for (u64 spin = rnd(&state) % 20000000; spin; spin--)
+			__asm__ volatile("");
+		for (int i = 0; i < 3; i++)
+			peer_kill(&p[i]);
+		peer_call(&stays, op_guest_halt, 1, 10, 0, 0);
+	}
+	check_guest(&stays, 500);
+}
+
+static long op_huge(struct region *r, const long *arg UNUSED)
+{
+	return madvise(r->addr, region_bytes(r), MADV_HUGEPAGE) ? -errno : 0;
+}
+
+static void idle_splits_huge_pages(void)
+{
+	enum { HUGE = 4 * HUGE_SIZE / PAGE_SIZE };
+	int dom = domain_open("");
+	struct peer p[2];
+
+	for (int i = 0; i < 2; i++) {
+		p[i] = vm_start(HUGE, 1);
+		CHECK_EQ(peer_call(&p[i], op_huge), 0);
+		CHECK_EQ(dksm_attach(dom, p[i].pidfd, 0), 0);
+		peer_call(&p[i], op_guest_fill, 1024, 512, 500, 1);
+		CHECK_OP(count_flag(p[i].pid, peer_page(&p[i], 1024), 512,
+				    KPF_THP), >, 0);
+		wait_passes(&p[i], 2);
+	}
+	check_shared(&p[0], &p[1], 1024, 512);
+	CHECK_OP(dksm_process(p[1].pid, "huge_split"), >=, 1);
+	for (int i = 0; i < 2; i++)
+		CHECK_EQ(peer_call(&p[i], op_guest_verify, 1024, 512, 500, 1), 0);
+	peers_verify(p, 2);
+}
+
+const struct test tests_idle[] = {
+	{ "idle_shares_what_booted", idle_shares_what_booted, 0 },
+	{ "idle_can_be_off", idle_can_be_off, 0 },
+	{ "idle_comes_to_an_end", idle_comes_to_an_end, 0 },
+	{ "idle_between_events", idle_between_events, 0 },
+	{ "idle_means_all_processors", idle_means_all_processors, 0 },
+	{ "idle_several_at_once", idle_several_at_once, 0 },
+	{ "idle_cut_short_by_a_kill", idle_cut_short_by_a_kill, 0 },
+	{ "idle_splits_huge_pages", idle_splits_huge_pages, 0 },
+	{ NULL, NULL, 0 },
+};

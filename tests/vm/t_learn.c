@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What is written to soon after loading is recognised in the next virtual machine
+ * and left alone; what is not, is shared all the same.
+ */
+#include <unistd.h>
+
+#include "tests.h"
+
+#define DATA VM_PAGES
+#define N 48			/* pages of data */
+#define HOT 12			/* the first of them are written to */
+#define PAGES (DATA + N)
+
+static struct peer vm_loaded(int dom, unsigned int flags)
+{
+	struct peer p = vm_start(PAGES, 1);
+
+	peer_fill(&p, DATA, N, 100, 1);
+	CHECK_EQ(dksm_attach(dom, p.pidfd, flags | DKSM_ATTACH_NO_IDLE), 0);
+	return p;
+}
+
+static void boot(const struct peer *p, size_t hot)
+{
+	for (size_t i = 0; i < hot; i++)
+		peer_call(p, op_guest_poke, DATA + i, 9, i + 1);
+	CHECK_EQ(peer_call(p, op_guest_verify, DATA + hot, N - hot, 100 + hot,
+			   1), 0);
+	peer_verify(p);
+}
+
+static u64 breaks(const struct peer *p)
+{
+	return dksm_process(p->pid, "cow_breaks");
+}
+
+static u64 learned(const struct peer *p)
+{
+	return dksm_process_report(p->pid, "load").skipped[DKSM_SKIP_LEARNED];
+}
+
+/* From the second machine on: no copies, and nothing shareable is lost. */
+static void learn_what_is_written(void)
+{
+	int dom = domain_open("");
+	struct peer p[4];
+
+	for (int i = 0; i < 4; i++) {
+		p[i] = vm_loaded(dom, 0);
+		boot(&p[i], HOT);
+		if (!i) {
+			CHECK_OP(breaks(&p[0]), >=, HOT);
+			CHECK_EQ(learned(&p[0]), 0);
+			continue;
+		}
+		/* Those of data, and what the processor wrote to in the first. */
+		CHECK_EQ(learned(&p[i]), breaks(&p[0]));
+		CHECK_EQ(breaks(&p[i]), 0);
+		check_shared(&p[0], &p[i], DATA + HOT, N - HOT);
+		check_private(p[i].pid, peer_page(&p[i], DATA), HOT);
+	}
+	CHECK_EQ(dksm_domain("", "learned_volatile"), breaks(&p[0]));
+	peers_verify(p, 4);
+}
+
+/* One of several that write does not make a content volatile; most do. */
+static void learn_from_the_majority(void)
+{
+	int dom = domain_open("");
+	struct peer p[5];
+
+	for (int i = 0; i < 4; i++) {
+		p[i] = vm_loaded(dom, 0);
+		CHECK_EQ(dksm_domain("", "learned_volatile"), 0);
+	}
+	for (int i = 0; i < 4; i++)	/* nothing but the merge */
+		peer_call(&p[i], op_vm_run_once, 0);
+	peer_call(&p[0], op_guest_poke, DATA, 0, 1);
+	p[4] = vm_loaded(dom, 0);
+	peer_call(&p[4], op_vm_run_once, 0);
+	check_shared(&p[1], &p[4], DATA, N);
+	peer_exit(&p[4]);
+	for (int i = 1; i < 4; i++)
+		peer_call(&p[i], op_guest_poke, DATA, 0, 1);
+	p[4] = vm_loaded(dom, 0);
+	peer_call(&p[4], op_vm_run_once, 0);
+	check_private(p[4].pid, peer_page(&p[4], DATA), 1);
+	check_shared(&p[1], &p[4], DATA + 1, N - 1);
+}
+
+/* After so many machines a content gets another chance. */
+static void learn_ages(void)
+{
+	int dom = domain_open(""), machines = 1, shared_at = 0;
+	struct peer p[2];
+
+	CHECK_EQ(write_u64(DKSM_SYSFS "learn", 8), 0);
+	p[0] = vm_loaded(dom, 0);
+	boot(&p[0], 1);
+	peer_exit(&p[0]);
+	while (!shared_at && machines < 40) {
+		for (int i = 0; i < 2; i++) {
+			p[i] = vm_loaded(dom, 0);
+			boot(&p[i], 0);	/* the workload has changed */
+		}
+		machines += 2;
+		if (peer_frame(&p[0], DATA) == peer_frame(&p[1], DATA))
+			shared_at = machines;
+		for (int i = 0; i < 2; i++)
+			peer_exit(&p[i]);
+	}
+	test_note("shared again by machine %d", shared_at);
+	CHECK_OP(shared_at, >=, 8);
+	CHECK_OP(shared_at, <=, 16);
+}
+
+static void learn_can_be_off(void)
+{
+	int dom = domain_open("");
+	struct peer p[3];
+
+	for (int i = 0; i < 2; i++) {
+		p[i] = vm_loaded(dom, DKSM_ATTACH_NO_LEARN);
+		boot(&p[i], HOT);
+		CHECK_OP(breaks(&p[i]), >=, HOT);
+		CHECK_EQ(learned(&p[i]), 0);
+	}
+	CHECK_EQ(dksm_domain("", "learned_volatile"), 0);
+	CHECK_EQ(write_u64(DKSM_SYSFS "learn", 0), 0);
+	p[2] = vm_loaded(dom, 0);
+	boot(&p[2], HOT);
+	CHECK_OP(breaks(&p[2]), >=, HOT);
+	CHECK_EQ(dksm_domain("", "learned_volatile"), 0);
+	peers_verify(p, 3);
+}
+
+/* Many contents: the table has the size it began with. */
+static void learn_is_bounded(void)
+{
+	enum { LOTS = 5000 };
+	int dom = domain_open("");
+	struct peer p = vm_start(DATA + LOTS, 1);
+	u64 before;
+
+	peer_fill(&p, DATA, LOTS, 1000, 1);
+	CHECK_EQ(dksm_attach(dom, p.pidfd, DKSM_ATTACH_NO_IDLE), 0);
+	peer_call(&p, op_vm_run_once, 0);
+	before = dksm_domain("", "metadata_bytes");
+	peer_call(&p, op_guest_fill, DATA, LOTS, 1, 0);
+	CHECK_OP(dksm_domain("", "learned_volatile"), <=, 16384);
+	CHECK_OP(dksm_domain("", "learned_volatile"), >, LOTS - 200);
+	CHECK_OP(dksm_domain("", "metadata_bytes"), <=, before);
+	peer_verify(&p);
+}
+
+const struct test tests_learn[] = {
+	{ "learn_what_is_written", learn_what_is_written, 0 },
+	{ "learn_from_the_majority", learn_from_the_majority, 0 },
+	{ "learn_ages", learn_ages, 0 },
+	{ "learn_can_be_off", learn_can_be_off, 0 },
+	{ "learn_is_bounded", learn_is_bounded, 0 },
+	{ NULL, NULL, 0 },
+};
