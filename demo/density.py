@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Start many VMs under three policies of sharing and compare what they need.
+"""Start many VMs under several policies of sharing and compare what they need.
 
 Runs inside the patched kernel; demo/run prepares the images and calls it.
 """
@@ -14,10 +14,12 @@ import sys
 import time
 
 import frames
-import policies
 from machine import Failure, Image, MIB, Machine, pump
+from policies import POLICIES
 
 SAMPLE_SECONDS = 0.5
+EARLY_SECONDS = 10      # copies in so many seconds after the last boot still count
+STEADY_SECONDS = 10     # so long is what kernel threads use watched in the end
 RISE = 0.002            # of all that is shared: less is guests' noise
 
 
@@ -31,7 +33,7 @@ def boot(policy, images, options, machines):
     """Start every VM, no more at a time than there are CPUs."""
     for number in range(1, options.count + 1):
         for image in images:
-            machine = Machine(f"{image.name}-{number}", image, policy.mergeable)
+            machine = Machine(f"{image.name}-{number}", image, policy)
             machines.append(machine)
             policy.before_resume(machine)
             machine.resume()
@@ -58,23 +60,78 @@ def wait_booted(machines, still_booting, limit):
 
 # ---- waiting for sharing ----------------------------------------------------
 
-def wait_settled(policy, machines, begin, limit):
-    """Return the seconds from begin until sharing rose last, and whether that is final."""
-    rise = time.monotonic()
-    highest, told = policy.shared(), begin
-    policy.settled(0)
+class Watch:
+    """What is shared over time, and the copies made early on."""
+
+    def __init__(self, policy):
+        self.policy = policy
+        self.copies, self.copies_before = 0, copies()
+        self.samples = []
+
+    def begin(self):
+        self.start = time.monotonic()
+        self.sample()
+
+    def sample(self):
+        seconds, shared = time.monotonic() - self.start, self.policy.shared()
+        self.samples.append((seconds, shared))
+        if seconds <= EARLY_SECONDS:
+            self.copies = copies() - self.copies_before
+        return seconds, shared
+
+    def seconds_to(self, part):
+        """From the last boot until so much of the most that was shared, was shared."""
+        goal = part * max(shared for _, shared in self.samples)
+        return next(seconds for seconds, shared in self.samples if shared >= goal)
+
+    def after(self, wanted):
+        """What was shared so many seconds after the last boot."""
+        return next((shared for seconds, shared in self.samples if seconds >= wanted),
+                    self.samples[-1][1])
+
+
+def copies():
+    """Writes that copied a page of KSM or DKSM, in all of the machine."""
+    with open("/proc/vmstat", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("cow_ksm "))
+
+
+def wait_settled(watch, machines, limit):
+    """Watch until sharing no longer rises; false if it still does when time is up."""
+    rise = highest = told = 0
+    watch.policy.settled(0)
     while True:
         pump(machines, SAMPLE_SECONDS)
-        now, shared = time.monotonic(), policy.shared()
+        now, shared = watch.sample()
         if shared > highest + max(4, highest * RISE):
             highest, rise = shared, now
-        if policy.settled(now - rise):
-            return rise - begin, True
-        if now - begin > limit:
-            return now - begin, False
+        if watch.policy.settled(now - rise) and now > EARLY_SECONDS:
+            return True
+        if now > limit:
+            return False
         if now - told > 10:
             told = now
-            say(f"{policy.title}: {shared} pages saved {now - begin:.0f} s after the last boot")
+            say(f"{watch.policy.title}: {shared} pages saved {now:.0f} s after the last boot")
+
+
+def kernel_threads_seconds():
+    """CPU time of all kernel threads."""
+    total = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            if pid == "2" or fields[1] == "2":
+                total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def steady_share(machines):
+    """What part of a CPU kernel threads use when all is done."""
+    begin, used = time.monotonic(), kernel_threads_seconds()
+    while time.monotonic() - begin < STEADY_SECONDS:
+        pump(machines, SAMPLE_SECONDS)
+    return (kernel_threads_seconds() - used) / (time.monotonic() - begin)
 
 
 # ---- one policy -------------------------------------------------------------
@@ -102,20 +159,26 @@ def check_guests(machines, limit=60):
 def measure(policy, images, options, machines):
     started = time.monotonic()
     policy.begin()
+    watch = Watch(policy)
     boot(policy, images, options, machines)
     booted = time.monotonic()
-    policy.after_boot(machines)
-    final, converged = wait_settled(policy, machines, booted, options.settle_limit)
+    watch.begin()
+    converged = wait_settled(watch, machines, options.settle_limit)
+    steady = steady_share(machines)
     policy.end()
-    cpu = policy.cpu_seconds()
+    cpu, early = policy.cpu_seconds(), policy.at_start(machines)
     for machine in machines:
         machine.stop()
     say(f"{policy.title}: counting page frames")
     result = {"policy": policy.name, "vms": len(machines), **frames.count(ranges(machines)),
-              "counter": policy.sharing(), "seconds_until_final": round(final, 2),
+              "counter": policy.sharing(), "saved_at_start": early,
+              "saved_when_idle": watch.after(1),
+              "seconds_to_95": round(watch.seconds_to(0.95), 2),
+              "seconds_until_final": round(watch.seconds_to(1 - RISE), 2),
               "converged": converged, "merge_cpu_seconds": round(cpu, 3),
+              "copies": watch.copies, "steady_share": round(steady, 4),
               "boot_seconds": round(median_boot(machines), 3),
-              "all_booted_seconds": round(booted - started, 2), "details": policy.details(),
+              "all_booted_seconds": round(booted - started, 2), "details": policy.details(machines),
               "boot_seconds_each": {machine.name: round(machine.ready - machine.resumed, 3)
                                     for machine in machines}}
     for machine in machines:
@@ -140,45 +203,38 @@ def run_policy(policy, images, options):
                 machine.kill()
 
 
-def verify_merge(machine, merge):
-    """Check that a merge of a stopped VM changes no byte of it."""
-    machine.stop()
-    area = machine.pid, machine.ram, machine.image.memory
-    before = frames.checksum(*area)
-    report = merge()
-    after = frames.checksum(*area)
-    bad = [page for page in before if after.get(page) != before[page]]
-    if bad:
-        raise machine.failure(f"MERGING CHANGED THE CONTENTS of {len(bad)} pages, "
-                              f"guest frames {bad[:20]}")
-    if machine.resumed:
-        machine.qmp("cont")
-    return report
-
-
 # ---- result -----------------------------------------------------------------
+
+def until(result, key):
+    return "-" if result["policy"] == "none" else \
+        f"{'' if result['converged'] else '>'}{result[key]:.1f}"
+
 
 COLUMNS = (
     ("", lambda r: r["title"]),
     ("memory, MiB", lambda r: f"{r['bytes'] / MIB:.0f}"),
-    ("pages", lambda r: str(r["pages"])),
-    ("shared", lambda r: str(r["pages_sharing"])),
-    ("zero", lambda r: str(r["pages_zero"])),
-    ("until final, s", lambda r: "-" if r["policy"] == "none" else
-     f"{'' if r['converged'] else '>'}{r['seconds_until_final']:.1f}"),
-    ("all booted, s", lambda r: f"{r['all_booted_seconds']:.1f}"),
+    ("frames", lambda r: str(r["frames"])),
+    ("saved: start", lambda r: str(r["saved_at_start"])),
+    ("idle", lambda r: str(r["saved_when_idle"])),
+    ("final", lambda r: str(r["pages_sharing"] + r["pages_zero"])),
+    ("95 %, s", lambda r: until(r, "seconds_to_95")),
+    ("final, s", lambda r: until(r, "seconds_until_final")),
     ("merging, CPU s", lambda r: f"{r['merge_cpu_seconds']:.2f}"),
+    ("copies", lambda r: str(r["copies"])),
+    ("kthreads", lambda r: f"{100 * r['steady_share']:.1f} %"),
     ("boot, s", lambda r: f"{r['boot_seconds']:.2f}"),
 )
 
 NOTES = """\
-memory: distinct page frames of guest RAM, by /proc/PID/pagemap, without the zero page
-pages: pages of guest RAM that have a frame; shared: those that need none of their own,
-  since an equal page has one; zero: those mapped to the kernel's zero page
-until final: from when the last VM was ready until sharing no longer rose (">": it still
-  did); all booted: from the start of the first VM until the last was ready
-merging: time of ksmd and madvise, or of the merge calls; boot: median of a VM from
-  being resumed to being ready"""
+memory, frames: distinct page frames of guest RAM, by /proc/PID/pagemap, without the
+  zero page
+saved: pages that need no frame of their own, before the first guest instruction, 1 s
+  after the last boot, and in the end (counters; the last by pagemap)
+95 %, final: seconds from the last boot until so much was saved (">": it still rose)
+merging: CPU time of ksmd and madvise, or time in merges and idle passes
+copies: writes that copied a merged page, until 10 s after the last boot
+kthreads: part of a CPU that the host's kernel threads use in the end
+boot: median of a VM from being resumed to being ready"""
 
 
 def print_table(results, images):
@@ -211,15 +267,13 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image", action="append", nargs=5, required=True,
                         metavar=("NAME", "KERNEL", "INITRD", "READY", "APPEND"))
-    parser.add_argument("--policy", action="append", choices=["none", "ksm", "dksm"])
+    parser.add_argument("--policy", action="append", choices=list(POLICIES))
     parser.add_argument("--count", type=int, default=8, help="VMs of each image")
     parser.add_argument("--memory", type=int, default=0, help="MiB of each VM")
     parser.add_argument("--parallel", type=int, default=os.cpu_count(),
                         help="VMs that boot at a time")
     parser.add_argument("--boot-limit", type=int, default=300, help="seconds")
     parser.add_argument("--settle-limit", type=int, default=180, help="seconds")
-    parser.add_argument("--verify", action="store_true",
-                        help="compare guest RAM before and after each merge")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -227,12 +281,10 @@ def parse():
 def main():
     options = parse()
     images = [Image(*image, memory=options.memory * MIB) for image in options.image]
-    known = {"none": policies.Nothing(), "ksm": policies.Ksm(),
-             "dksm": policies.Dksm(verify_merge if options.verify else None)}
     results = []
     try:
-        for name in options.policy or known:
-            policy = known[name]
+        for name in options.policy or POLICIES:
+            policy = POLICIES[name]()
             result = run_policy(policy, images, options)
             results.append({"title": policy.title, "per_image": options.count, **result})
             warn_about_counters(results[-1])

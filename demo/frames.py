@@ -6,8 +6,6 @@ page of memory which frame it has now. What is counted here needs root.
 """
 
 import array
-import os
-import zlib
 
 PAGE = 4096
 PRESENT = 1 << 63
@@ -61,16 +59,3 @@ def count(ranges):
         "frames_huge": sum(1 for frame, flag in flags.items()
                            if flag & KPF_THP and frame not in zero),
     }
-
-
-def checksum(pid, start, size):
-    """A checksum over the contents of the populated pages of a stopped VM, by page."""
-    sums = {}
-    fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
-    try:
-        for index, entry in enumerate(entries(pid, start, size)):
-            if entry & PRESENT:
-                sums[index] = zlib.crc32(os.pread(fd, PAGE, start + index * PAGE))
-    finally:
-        os.close(fd)
-    return sums

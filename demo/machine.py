@@ -70,19 +70,20 @@ def elf_end(path):
 class Machine:
     """A VM; pid, ram (host address of guest RAM) and image are for others to read."""
 
-    def __init__(self, name, image, mergeable):
+    def __init__(self, name, image, policy):
         self.name, self.image = name, image
         self.console = b""
         self.resumed = self.ready = None
         self.ended = ""                 # why the guest stopped for good
         self.busy_at, self.busy_time = 0.0, 0.0
         self.errors = open(f"/tmp/{name}.err", "w+b")
-        self._start(mergeable)
+        self._start(policy)
 
-    def _start(self, mergeable):
+    def _start(self, policy):
         ours, theirs = socket.socketpair()
         self.qemu = subprocess.Popen(
-            self._command(theirs.fileno(), mergeable), pass_fds=[theirs.fileno()],
+            [*policy.launcher, *self._command(theirs.fileno(), policy.mergeable)],
+            pass_fds=[theirs.fileno()],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, bufsize=0)
         theirs.close()
         self.pid = self.qemu.pid

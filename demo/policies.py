@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""The three ways of sharing that are compared.
+"""The ways of sharing that are compared.
 
-Each policy says whether QEMU marks guest RAM as mergeable for KSM, what happens
-before a paused VM is resumed and after all have booted, how much is shared now
-(a cheap counter, to see whether it still rises) and what merging has cost.
+Each policy says with what words QEMU's command line begins and whether it marks
+guest RAM as mergeable for KSM, how much a VM shared before its first instruction,
+how much is shared now (a cheap counter, to see whether it still rises) and what
+merging has cost.
 """
 
-import json
 import mmap
 import os
-import resource
-import subprocess
+import sys
 import time
 
 from machine import Failure
 
 KSM = "/sys/kernel/mm/ksm"
 DKSM = "/sys/kernel/mm/dksm"
+SKIP_LEARNED = 12       # enum dksm_skip of linux/dksm.h
 
 
 def read_number(path):
@@ -33,6 +33,7 @@ class Nothing:
     """No sharing: what the VMs need on their own."""
 
     name, title, mergeable = "none", "no sharing", False
+    launcher = ()
 
     def begin(self):
         write(f"{KSM}/run", 0)
@@ -40,8 +41,9 @@ class Nothing:
     def before_resume(self, machine):
         pass
 
-    def after_boot(self, machines):
-        pass
+    def at_start(self, machines):
+        """Pages that the VMs shared before their first instruction."""
+        return 0
 
     def shared(self):
         return 0
@@ -59,7 +61,7 @@ class Nothing:
     def end(self):
         pass
 
-    def details(self):
+    def details(self, machines):
         return {}
 
 
@@ -67,12 +69,15 @@ class Ksm(Nothing):
     """KSM as the kernel comes, switched on: ksmd scans in the background."""
 
     name, title, mergeable = "ksm", "KSM (defaults)", True
+    pages_to_scan = 100
 
     def begin(self):
         self.pid = self._find_ksmd()
         self.used = self._used()
         self.madvise = 0.0
         self.mark, self.scans = 0, 0
+        self.early = 0
+        write(f"{KSM}/pages_to_scan", self.pages_to_scan)
         write(f"{KSM}/run", 1)
 
     @staticmethod
@@ -93,6 +98,10 @@ class Ksm(Nothing):
 
     def before_resume(self, machine):
         self.madvise += time_madvise(machine.image.memory)
+        self.early += read_number(f"/proc/{machine.pid}/ksm_merging_pages")
+
+    def at_start(self, machines):
+        return self.early
 
     def shared(self):
         return self.sharing() + read_number(f"{KSM}/ksm_zero_pages")
@@ -114,7 +123,7 @@ class Ksm(Nothing):
         """Stop scanning; what is shared stays so."""
         write(f"{KSM}/run", 0)
 
-    def details(self):
+    def details(self, machines):
         names = ("pages_shared", "pages_sharing", "ksm_zero_pages", "full_scans",
                  "pages_to_scan", "sleep_millisecs", "smart_scan")
         return {name: read_number(f"{KSM}/{name}") for name in names} | {
@@ -129,47 +138,50 @@ def time_madvise(size):
         return time.perf_counter() - start
 
 
-def children_cpu_seconds():
-    """CPU time of all children that have ended and been waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+class KsmTuned(Ksm):
+    """KSM in a hurry, and for all that QEMU has, by inheritance from a launcher."""
+
+    name, title, mergeable = "ksm-tuned", "KSM (tuned)", False
+    pages_to_scan = 4000
+    launcher = (sys.executable, "-c",
+                "import ctypes, os, sys\n"
+                "PR_SET_MEMORY_MERGE = 67\n"
+                "if ctypes.CDLL(None).prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0):\n"
+                "    sys.exit('PR_SET_MEMORY_MERGE failed')\n"
+                "os.execvp(sys.argv[1], sys.argv[1:])")
+
+    def end(self):
+        super().end()
+        write(f"{KSM}/pages_to_scan", Ksm.pages_to_scan)
 
 
 class Dksm(Nothing):
-    """DKSM: a merge before each VM starts and one after all have booted."""
+    """DKSM: QEMU is run by dksm run, and that is all."""
 
     name, title = "dksm", "DKSM"
-    domain = "demo"
-
-    def __init__(self, verify=None):
-        self.verify = verify or (lambda machine, merge: merge())
+    launcher = ("dksm", "run", "--domain", "demo", "--")
 
     def begin(self):
         if not os.path.isdir(DKSM):
             raise Failure(f"this kernel has no DKSM ({DKSM} is missing)")
         write(f"{KSM}/run", 0)
-        self.used = 0.0
-        self.reports = {"before resume": {}, "after boot": {}}
+        self.before = self._spent()
 
-    def before_resume(self, machine):
-        self._merge("before resume", machine)
+    @staticmethod
+    def _spent():
+        return read_number(f"{DKSM}/merge_ns") + read_number(f"{DKSM}/idle_ns")
 
-    def after_boot(self, machines):
-        for machine in machines:
-            self._merge("after boot", machine)
+    def at_start(self, machines):
+        return sum(self._process(machine)["load_merged"] + self._process(machine)["load_zero"]
+                   for machine in machines)
 
-    def _merge(self, when, machine):
-        add_report(self.reports[when], self.verify(machine, lambda: self._run(machine)))
-
-    def _run(self, machine):
-        command = ["dksm", "merge", "--domain", self.domain, "--json", str(machine.pid)]
-        before = children_cpu_seconds()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        self.used += children_cpu_seconds() - before
-        if done.returncode:
-            raise Failure(f"{' '.join(command)}: status {done.returncode}: "
-                          f"{done.stderr.strip()}")
-        return json.loads(done.stdout)
+    @staticmethod
+    def _process(machine):
+        """The lines of numbers as such, and what was learned out of those of lists."""
+        with open(f"/proc/{machine.pid}/dksm_stat", encoding="ascii") as file:
+            pairs = dict(line.strip().split(" ", 1) for line in file)
+        numbers = {key: int(value) for key, value in pairs.items() if value.isdigit()}
+        return numbers | {"load_learned": int(pairs["load_skipped"].split()[SKIP_LEARNED])}
 
     def shared(self):
         return self.sharing() + read_number(f"{DKSM}/pages_zero")
@@ -178,22 +190,17 @@ class Dksm(Nothing):
         return read_number(f"{DKSM}/pages_sharing")
 
     def settled(self, quiet_seconds):
-        return quiet_seconds > 3
+        return quiet_seconds > 5
 
     def cpu_seconds(self):
-        return self.used
+        return (self._spent() - self.before) / 1e9
 
-    def details(self):
+    def details(self, machines):
         names = ("pages_shared", "pages_sharing", "pages_zero", "saved_bytes", "cow_breaks",
-                 "metadata_bytes", "merge_calls", "merge_ns")
+                 "metadata_bytes", "merge_calls", "merge_ns", "idle_ns", "huge_split",
+                 "learned_volatile")
         return {name: read_number(f"{DKSM}/{name}") for name in names} | {
-            "reports": self.reports}
+            "machines": {machine.name: self._process(machine) for machine in machines}}
 
 
-def add_report(total, report):
-    """Add the numbers of a report to those of a total, nested ones too."""
-    for key, value in report.items():
-        if isinstance(value, dict):
-            add_report(total.setdefault(key, {}), value)
-        elif isinstance(value, int) and key != "pid":
-            total[key] = total.get(key, 0) + value
+POLICIES = {policy.name: policy for policy in (Nothing, Ksm, KsmTuned, Dksm)}
