@@ -42,8 +42,8 @@ static u64 passes(const struct peer *p)
 static void wait_passes(const struct peer *p, u64 n)
 {
 	for (int i = 0; passes(p) < n; i++) {
-		if (i == 200)
-			FAIL("%llu passes after 10 s, wanted %llu",
+		if (i == 600)
+			FAIL("%llu passes after 30 s, wanted %llu",
 			     (unsigned long long)passes(p),
 			     (unsigned long long)n);
 		peer_call(p, op_guest_halt, 1, 50, 0, 0);
@@ -156,21 +156,23 @@ static void idle_means_all_processors(void)
 static void idle_several_at_once(void)
 {
 	enum { VMS = 6 };
-	int dom = domain_open("");
+	int dom = domain_open(""), done = 0;
 	struct peer p[VMS];
 
 	for (int i = 0; i < VMS; i++)
 		p[i] = vm_booted(dom, 0, 500);
-	for (int round = 0; round < 20; round++) {
+	for (int round = 0; round < 300 && done < VMS; round++) {
 		for (int i = 0; i < VMS; i++)
 			peer_post(&p[i], op_guest_halt, 1, 100, 0, 0);
-		for (int i = 0; i < VMS; i++)
+		done = 0;
+		for (int i = 0; i < VMS; i++) {
 			peer_result(&p[i]);
+			done += passes(&p[i]) >= 2;
+		}
 	}
-	for (int i = 0; i < VMS; i++) {
-		CHECK_EQ(passes(&p[i]), 2);
+	CHECK_EQ(done, VMS);
+	for (int i = 0; i < VMS; i++)
 		check_guest(&p[i], 500);
-	}
 	for (int i = 1; i < VMS; i++)
 		check_shared(&p[0], &p[i], DATA, N / 2);
 }
