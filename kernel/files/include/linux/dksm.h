@@ -43,6 +43,12 @@ static inline bool folio_test_dksm(const struct folio *folio)
 	return (mapping & DKSM_MAPPING_FLAGS) == DKSM_MAPPING_FLAGS;
 }
 
+/* Without CONFIG_DKSM, not even the page's head is looked up. */
+static inline bool page_test_dksm(const struct page *page)
+{
+	return folio_test_dksm(page_folio(page));
+}
+
 bool dksm_zero_pte(struct mm_struct *mm, pte_t pte);
 bool folio_trylock_unless_dksm(struct folio *folio);
 void __dksm_folio_free(struct folio *folio);
@@ -138,6 +144,11 @@ void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 #else /* !CONFIG_DKSM */
 
 static inline bool folio_test_dksm(const struct folio *folio)
+{
+	return false;
+}
+
+static inline bool page_test_dksm(const struct page *page)
 {
 	return false;
 }
