@@ -5,8 +5,9 @@
  * that a panic, a hang or a time-out can never look like success.
  *
  * The share "vmrun" holds what to run, in files of NUL-terminated strings: args,
- * env, cwd, keep (directories that must stay visible below a tmpfs) and, when a
- * directory is shared for results, out. Ports: 1 stdout, 2 stderr, 3 status.
+ * env, cwd, keep (directories that must stay visible below a tmpfs) and perhaps
+ * out (a directory shared for results) and modules (where lib/modules of this
+ * kernel is). Ports: 1 stdout, 2 stderr, 3 status.
  * The command writes to pipes; ports can be opened only once, pipes by anyone.
  */
 #define _GNU_SOURCE
@@ -169,6 +170,21 @@ static void start_loopback(void)
 	if (s < 0 || ioctl(s, SIOCSIFFLAGS, &request))
 		die("loopback");
 	close(s);
+}
+
+/* Those of KVM; the processor wants one of the two. */
+static void load_modules(char *dir)
+{
+	char *const args[] = { "modprobe", "-d", dir, "-a", "-q", "kvm-amd",
+			       "kvm-intel", NULL };
+	pid_t pid = fork();
+
+	if (!pid) {
+		setenv("PATH", "/usr/sbin:/sbin:/usr/bin:/bin", 1);
+		execvp(args[0], args);
+		die("%s", args[0]);
+	}
+	waitpid(pid, NULL, 0);
 }
 
 static int open_port(int number)
@@ -342,6 +358,7 @@ int main(void)
 	struct strings env = read_strings(share, "env");
 	struct strings cwd = read_strings(share, "cwd");
 	struct strings out = read_strings(share, "out");
+	struct strings modules = read_strings(share, "modules");
 
 	if (!args.n || !cwd.n)
 		die("nothing to run");
@@ -351,6 +368,8 @@ int main(void)
 		place(mount_share("vmout", "mmap"), out.v[0]);
 	sethostname("dksm-vm", 7);
 	start_loopback();
+	if (modules.n)
+		load_modules(modules.v[0]);
 
 	status = run(args, env, cwd.v[0]);
 	report_leaks();
