@@ -33,7 +33,7 @@ static const struct test *const lists[] = {
 	tests_idle, tests_learn,
 };
 
-static unsigned int timeout_seconds = 120;
+static unsigned int timeout_seconds = 300;
 static const char *exclude;
 
 /* ---- knobs ------------------------------------------------------------- */
@@ -162,16 +162,35 @@ static bool leaks(const struct numbers *before, char *why, size_t size)
 
 /* ---- processes --------------------------------------------------------- */
 
+/* One line: "# PID STATE inner < outer < ...". */
 static void stack_print(pid_t pid)
 {
-	char path[40], line[160];
+	char path[40], line[160], state = '?';
+	const char *separator = "";
 	FILE *f;
 
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "re");
+	if (f) {
+		if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+			state = '?';
+		fclose(f);
+	}
+	if (state == 'Z')	/* at most a thread of it is still ending */
+		return;
+	printf("# process %d %c ", pid, state);
 	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
 	f = fopen(path, "re");
-	printf("# process %d:\n", pid);
-	while (f && fgets(line, sizeof(line), f))
-		printf("#   %s", line);
+	while (f && fgets(line, sizeof(line), f)) {
+		char *name = strchr(line, ' '), *end = strchr(line, '+');
+
+		if (!name || !end)
+			continue;
+		*end = '\0';
+		printf("%s%s", separator, name + 1);
+		separator = " < ";
+	}
+	putchar('\n');
 	if (f)
 		fclose(f);
 }
@@ -194,7 +213,7 @@ static void stacks_print(pid_t group)
 
 static bool reap_all(pid_t group)
 {
-	u64 end = now_ms() + 20000;
+	u64 end = now_ms() + timeout_seconds * 1000UL;
 
 	while (now_ms() < end) {
 		pid_t pid = waitpid(-1, NULL, WNOHANG);
