@@ -237,6 +237,50 @@ static void attach_is_not_for_more_privileges(void)
 	check_chain(&p, CHAIN_UNREADABLE, false);
 }
 
+static void wait_sleep(pid_t pid)
+{
+	char path[40], name[16] = "";
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	for (int i = 0; i < 1000; i++) {
+		FILE *f = fopen(path, "re");
+		bool sleeps = f && fgets(name, sizeof(name), f) &&
+			      !strcmp(name, "sleep\n");
+
+		if (f)
+			fclose(f);
+		if (sleeps)
+			return;
+		sleep_ms(10);
+	}
+	FAIL("process %d does not become sleep but %s", pid, name);
+}
+
+/* Whether the old or the new program is attached: in the end the new one is. */
+static void attach_while_it_executes(void)
+{
+	int dom = domain_open("");
+	u64 state = 4321;
+
+	for (int round = 0; round < 30; round++) {
+		pid_t pid = SYS(fork());
+		int pidfd;
+
+		if (!pid) {
+			execl("/bin/sleep", "sleep", "600", NULL);
+			_exit(99);
+		}
+		pidfd = SYS(syscall(SYS_pidfd_open, pid, 0));
+		for (u64 spin = rnd(&state) % 1000000; spin; spin--)
+			__asm__ volatile("");
+		CHECK_EQ(dksm_attach(dom, pidfd, 0), 0);
+		wait_sleep(pid);
+		check_attached(pid, true);
+		kill(pid, SIGKILL);
+		close(pidfd);
+	}
+}
+
 /* ---- the command ------------------------------------------------------- */
 
 static int command(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -264,18 +308,7 @@ static pid_t run_sleep(void)
 		       "sleep", "600", NULL);
 		_exit(99);
 	}
-	for (int i = 0; i < 1000; i++) {
-		char path[40], name[16] = "";
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-		f = fopen(path, "re");
-		if (f && fgets(name, sizeof(name), f) && !strcmp(name, "sleep\n"))
-			i = 1000;
-		if (f)
-			fclose(f);
-		sleep_ms(10);
-	}
+	wait_sleep(pid);
 	return pid;
 }
 
@@ -315,6 +348,7 @@ const struct test tests_attach[] = {
 	{ "attach_is_inherited", attach_is_inherited, 0 },
 	{ "attach_is_not_for_more_privileges",
 	  attach_is_not_for_more_privileges, 0 },
+	{ "attach_while_it_executes", attach_while_it_executes, 0 },
 	{ "attach_by_command", attach_by_command, 0 },
 	{ NULL, NULL, 0 },
 };

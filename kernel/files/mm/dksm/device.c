@@ -12,6 +12,7 @@
 #include <linux/pid.h>
 #include <linux/ptrace.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/uaccess.h>
 
@@ -103,6 +104,15 @@ static int range_check(const struct dksm_range_args *args)
 	return 0;
 }
 
+static struct task_struct *task_get(int pidfd)
+{
+	unsigned int flags;
+
+	return pidfd == DKSM_SELF ? get_task_struct(current) :
+				    pidfd_get_task(pidfd, &flags);
+}
+
+/* The mm to work on, with a reference on mm_users. */
 static struct mm_struct *task_mm(struct task_struct *task)
 {
 	if (task->flags & PF_KTHREAD)
@@ -110,18 +120,11 @@ static struct mm_struct *task_mm(struct task_struct *task)
 	return mm_access(task, PTRACE_MODE_ATTACH_REALCREDS);
 }
 
-/* The mm to work on, with a reference on mm_users. */
 static struct mm_struct *pidfd_mm(int pidfd)
 {
-	struct task_struct *task;
+	struct task_struct *task = task_get(pidfd);
 	struct mm_struct *mm;
-	unsigned int flags;
 
-	if (pidfd == DKSM_SELF) {
-		mmget(current->mm);
-		return current->mm;
-	}
-	task = pidfd_get_task(pidfd, &flags);
 	if (IS_ERR(task))
 		return ERR_CAST(task);
 	mm = task_mm(task);
@@ -196,12 +199,35 @@ static int attach_run(struct file *file, unsigned int cmd,
 	return err ? err : dksm_mm_attach(mm, flags);
 }
 
+/*
+ * No exec meanwhile: either it is over, and the new mm is attached, or it is still
+ * to come, and takes the attachment along.
+ */
+static int task_attach(struct file *file, unsigned int cmd,
+		       struct task_struct *task, u32 flags)
+{
+	struct mm_struct *mm;
+	int ret;
+
+	if (mutex_lock_interruptible(&task->signal->cred_guard_mutex))
+		return -ERESTARTNOINTR;
+	mm = task_mm(task);
+	if (IS_ERR(mm)) {
+		ret = PTR_ERR(mm);
+	} else {
+		ret = attach_run(file, cmd, mm, flags);
+		mmput(mm);
+	}
+	mutex_unlock(&task->signal->cred_guard_mutex);
+	return ret;
+}
+
 static long ioctl_attach(struct file *file, unsigned int cmd, void __user *arg)
 {
 	const u32 known = cmd == DKSM_IOC_ATTACH ?
 			  DKSM_ATTACH_NO_IDLE | DKSM_ATTACH_NO_LEARN : 0;
 	struct dksm_attach_args args;
-	struct mm_struct *mm;
+	struct task_struct *task;
 	u32 usize;
 	long ret;
 
@@ -213,11 +239,11 @@ static long ioctl_attach(struct file *file, unsigned int cmd, void __user *arg)
 	ret = pidfd_check(args.pidfd);
 	if (ret)
 		return ret;
-	mm = pidfd_mm(args.pidfd);
-	if (IS_ERR(mm))
-		return PTR_ERR(mm);
-	ret = attach_run(file, cmd, mm, args.flags);
-	mmput(mm);
+	task = task_get(args.pidfd);
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+	ret = task_attach(file, cmd, task, args.flags);
+	put_task_struct(task);
 	return ret;
 }
 
