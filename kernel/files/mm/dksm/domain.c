@@ -15,6 +15,7 @@
 #include <linux/cred.h>
 #include <linux/ctype.h>
 #include <linux/ksm.h>
+#include <linux/mmap_lock.h>
 #include <linux/random.h>
 #include <linux/rhashtable.h>
 #include <linux/slab.h>
@@ -209,7 +210,10 @@ int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain)
 			return -ENOMEM;
 		/* Linked first: once in mm->dksm it is used without a lock. */
 		member_link(new);
+		/* A fork sees it from begin to end, or not at all. */
+		mmap_read_lock(mm);
 		member = cmpxchg(&mm->dksm, NULL, new);
+		mmap_read_unlock(mm);
 		if (!member)
 			return 0;
 		spin_lock_irq(&domain->lock);
@@ -266,9 +270,11 @@ int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 	mm->dksm = member;
 	member_link(member);
 	/*
-	 * @mm begins as a copy of @oldmm, its count of zero pages included:
-	 * those that ksm_fork() does not add to the sum are added here.
+	 * @mm began as a copy of @oldmm, its count of zero pages included; now
+	 * that cannot change.  What ksm_fork() does not add to the sum is added
+	 * here; __dksm_exit() takes away what was not copied in the end.
 	 */
+	atomic_long_set(&mm->ksm_zero_pages, mm_ksm_zero_pages(oldmm));
 	if (!test_bit(MMF_VM_MERGEABLE, &oldmm->flags))
 		atomic_long_add(mm_ksm_zero_pages(mm), &ksm_zero_pages);
 	return 0;
@@ -304,6 +310,7 @@ void __dksm_exit(struct mm_struct *mm)
 	struct dksm_domain *domain = member->domain;
 
 	mm->dksm = NULL;
+	atomic_long_sub(mm_ksm_zero_pages(mm), &ksm_zero_pages);
 	dksm_maps_disown(member);
 	spin_lock_irq(&domain->lock);
 	list_del(&member->node);
