@@ -25,6 +25,12 @@ struct seq_file;
 struct task_struct;
 struct vm_fault;
 
+/* Called for DKSM's frames only, so never without CONFIG_DKSM. */
+void dksm_folio_migrate(struct folio *newfolio, struct folio *folio);
+void dksm_rmap_walk(struct folio *folio, struct rmap_walk_control *rwc);
+void dksm_collect_procs(struct folio *folio, struct page *page,
+			struct list_head *to_kill, int force_early);
+
 #ifdef CONFIG_DKSM
 
 #define DKSM_MAPPING_TAG	0x4UL
@@ -52,10 +58,6 @@ static inline bool page_test_dksm(const struct page *page)
 bool dksm_zero_pte(struct mm_struct *mm, pte_t pte);
 bool folio_trylock_unless_dksm(struct folio *folio);
 void __dksm_folio_free(struct folio *folio);
-void dksm_folio_migrate(struct folio *newfolio, struct folio *folio);
-void dksm_rmap_walk(struct folio *folio, struct rmap_walk_control *rwc);
-void dksm_collect_procs(struct folio *folio, struct page *page,
-			struct list_head *to_kill, int force_early);
 void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio);
 int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm);
 void __dksm_exit(struct mm_struct *mm);
@@ -136,6 +138,7 @@ struct dksm_vm_ops {
 	bool (*should_stop)(void *vcpu);
 };
 
+bool dksm_vm_is_due(struct dksm_vm *vm);
 void dksm_vm_load(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 		  void *vcpu);
 void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
@@ -161,22 +164,6 @@ static inline bool dksm_zero_pte(struct mm_struct *mm, pte_t pte)
 #define folio_trylock_unless_dksm(folio)	folio_trylock(folio)
 
 static inline void dksm_folio_free(struct folio *folio)
-{
-}
-
-static inline void dksm_folio_migrate(struct folio *newfolio,
-				      struct folio *folio)
-{
-}
-
-static inline void dksm_rmap_walk(struct folio *folio,
-				  struct rmap_walk_control *rwc)
-{
-}
-
-static inline void dksm_collect_procs(struct folio *folio, struct page *page,
-				      struct list_head *to_kill,
-				      int force_early)
 {
 }
 

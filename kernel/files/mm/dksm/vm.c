@@ -83,18 +83,37 @@ static int vm_merge(struct dksm_mm *member, const struct dksm_vm_ops *ops,
 	dksm_batch_free(batch);
 	dksm_merge_account(member->mm, &report, begin, err);
 	dksm_stat_add(member, &member->stat.load, &report);
-	return err;
+	if (err)
+		return err;
+	spin_lock(&member->stat_lock);
+	member->stat.vms++;
+	spin_unlock(&member->stat_lock);
+	return 0;
 }
 
 /**
- * dksm_vm_load - a virtual processor is about to enter the guest
+ * dksm_vm_is_due - is a virtual machine to be merged before it runs?
  * @vm: the virtual machine, of current->mm
+ *
+ * Return: whether its process is attached, and this was not done before.
+ */
+bool dksm_vm_is_due(struct dksm_vm *vm)
+{
+	struct dksm_mm *member = READ_ONCE(current->mm->dksm);
+
+	return READ_ONCE(member->attached) &&
+	       !test_bit(DKSM_VM_LOADED, &vm->flags);
+}
+EXPORT_SYMBOL_GPL(dksm_vm_is_due);
+
+/**
+ * dksm_vm_load - a virtual processor is about to enter the guest
+ * @vm: the virtual machine, for which dksm_vm_is_due()
  * @ops: see there
  * @vcpu: for @ops
  *
- * If its process is attached and this was not done before: merge all its
- * memory.  With a signal pending, KVM will not enter the guest: neither is
- * anything merged, nor waited for.
+ * Merge all its memory, unless another thread does or did.  With a signal pending,
+ * KVM will not enter the guest: neither is anything merged, nor waited for.
  *
  * Context: may sleep.
  */
@@ -103,17 +122,16 @@ void dksm_vm_load(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 {
 	struct dksm_mm *member = READ_ONCE(current->mm->dksm);
 
-	if (!READ_ONCE(member->attached) || signal_pending(current) ||
-	    wait_on_bit_lock(&vm->flags, DKSM_VM_BUSY, TASK_INTERRUPTIBLE))
-		return;
+	do {
+		/* Again, if another thread took the signal that ended the wait. */
+		if (signal_pending(current))
+			return;
+	} while (wait_on_bit_lock(&vm->flags, DKSM_VM_BUSY,
+				  TASK_INTERRUPTIBLE));
 	/* Cut short by a fatal signal: nobody will run this guest any more. */
 	if (!test_bit(DKSM_VM_LOADED, &vm->flags) &&
-	    vm_merge(member, ops, vcpu) != -EINTR) {
-		spin_lock(&member->stat_lock);
-		member->stat.vms++;
-		spin_unlock(&member->stat_lock);
+	    vm_merge(member, ops, vcpu) != -EINTR)
 		set_bit(DKSM_VM_LOADED, &vm->flags);
-	}
 	clear_and_wake_up_bit(DKSM_VM_BUSY, &vm->flags);
 }
 EXPORT_SYMBOL_GPL(dksm_vm_load);

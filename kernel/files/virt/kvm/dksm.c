@@ -81,8 +81,7 @@ void __dksm_vcpu_run(struct kvm_vcpu *vcpu)
 {
 	struct dksm_vm *vm = &vcpu->kvm->dksm;
 
-	if (test_bit(DKSM_VM_LOADED, &vm->flags) || !vcpu->wants_to_run ||
-	    !enters_guest(vcpu))
+	if (!vcpu->wants_to_run || !dksm_vm_is_due(vm) || !enters_guest(vcpu))
 		return;
 	kvm_sigset_activate(vcpu);
 	dksm_vm_load(vm, &run_ops, vcpu);
