@@ -38,16 +38,31 @@ static u64 passes(const struct peer *p)
 	return dksm_process(p->pid, "idle_passes");
 }
 
-/* Halts in steps of 50 ms until that many passes are complete. */
-static void wait_passes(const struct peer *p, u64 n)
+/* Halts in such steps until that many passes are complete. */
+static void wait_passes_of(const struct peer *p, u64 n, long ms)
 {
-	for (int i = 0; passes(p) < n; i++) {
-		if (i == 600)
+	for (long left = 30000; passes(p) < n; left -= ms) {
+		if (left <= 0)
 			FAIL("%llu passes after 30 s, wanted %llu",
 			     (unsigned long long)passes(p),
 			     (unsigned long long)n);
-		peer_call(p, op_guest_halt, 1, 50, 0, 0);
+		peer_call(p, op_guest_halt, 1, ms, 0, 0);
 	}
+}
+
+static void wait_passes(const struct peer *p, u64 n)
+{
+	wait_passes_of(p, n, 50);
+}
+
+/*
+ * A page that somebody held just then, or that the kernel moved since it was
+ * seen, is left alone: that may happen to a few.
+ */
+static void check_mostly_shared(const struct peer *a, const struct peer *b,
+				size_t n)
+{
+	CHECK_OP(count_shared(a, b, DATA, n), >=, n - n / 16);
 }
 
 static void idle_shares_what_booted(void)
@@ -70,8 +85,8 @@ static void idle_shares_what_booted(void)
 			  (unsigned long long)dksm_process(p[i].pid,
 						"idle_step_ns_max") / 1000);
 	}
-	check_shared(&p[0], &p[1], DATA, N / 2);
-	check_shared(&p[0], &p[2], DATA, N / 2);
+	check_mostly_shared(&p[0], &p[1], N / 2);
+	check_mostly_shared(&p[0], &p[2], N / 2);
 	for (int i = 0; i < 3; i++) {
 		check_guest(&p[i], 500);
 		peer_call(&p[i], op_guest_poke, DATA + i, 3, i + 1);
@@ -96,7 +111,7 @@ static void idle_can_be_off(void)
 /* Two passes, the second a second later; then only if there is much more. */
 static void idle_comes_to_an_end(void)
 {
-	enum { MORE = 2048 };
+	enum { MORE = 768 };
 	int dom = domain_open("");
 	struct peer p = vm_start(DATA + N + MORE, 1);
 
@@ -132,7 +147,7 @@ static void idle_between_events(void)
 	for (int i = 0; i < 2; i++)
 		CHECK_EQ(peer_call(&p[i], op_guest_verify, DATA, N / 2, 500, 1),
 			 0);
-	check_shared(&p[0], &p[1], DATA, N / 2);
+	check_mostly_shared(&p[0], &p[1], N / 2);
 }
 
 /* One processor computes: the guest is not idle. */
@@ -174,7 +189,7 @@ static void idle_several_at_once(void)
 	for (int i = 0; i < VMS; i++)
 		check_guest(&p[i], 500);
 	for (int i = 1; i < VMS; i++)
-		check_shared(&p[0], &p[i], DATA, N / 2);
+		check_mostly_shared(&p[0], &p[i], N / 2);
 }
 
 /* Killed at any moment, some of them while others look for their pages. */
@@ -207,7 +222,7 @@ static long op_huge(struct region *r, const long *arg UNUSED)
 
 static void idle_splits_huge_pages(void)
 {
-	enum { HUGE = 4 * HUGE_SIZE / PAGE_SIZE };
+	enum { HUGE = 4 * HUGE_SIZE / PAGE_SIZE, FIRST = 1024, N_HUGE = 512 };
 	int dom = domain_open("");
 	struct peer p[2];
 
@@ -215,15 +230,60 @@ static void idle_splits_huge_pages(void)
 		p[i] = vm_start(HUGE, 1);
 		CHECK_EQ(peer_call(&p[i], op_huge), 0);
 		CHECK_EQ(dksm_attach(dom, p[i].pidfd, 0), 0);
-		peer_call(&p[i], op_guest_fill, 1024, 512, 500, 1);
-		CHECK_OP(count_flag(p[i].pid, peer_page(&p[i], 1024), 512,
-				    KPF_THP), >, 0);
+		peer_call(&p[i], op_guest_fill, FIRST, N_HUGE, 500, 1);
+		CHECK_OP(count_flag(p[i].pid, peer_page(&p[i], FIRST),
+				    N_HUGE, KPF_THP), >, 0);
 		wait_passes(&p[i], 2);
 	}
-	check_shared(&p[0], &p[1], 1024, 512);
+	CHECK_OP(count_shared(&p[0], &p[1], FIRST, N_HUGE), >=,
+		 N_HUGE - N_HUGE / 16);
 	CHECK_OP(dksm_process(p[1].pid, "huge_split"), >=, 1);
 	for (int i = 0; i < 2; i++)
-		CHECK_EQ(peer_call(&p[i], op_guest_verify, 1024, 512, 500, 1), 0);
+		CHECK_EQ(peer_call(&p[i], op_guest_verify, FIRST, N_HUGE, 500,
+				   1), 0);
+	peers_verify(p, 2);
+}
+
+/* The kernel moves pages: then one is seen twice, in two places. */
+static void idle_is_not_misled_by_moves(void)
+{
+	enum { MORE = 768 };
+	int dom = domain_open("");
+	struct peer p = vm_start(DATA + N + MORE, 1);
+
+	CHECK_EQ(dksm_attach(dom, p.pidfd, 0), 0);
+	peer_call(&p, op_guest_fill, DATA, N, 500, 1);
+	wait_passes(&p, 2);
+	for (int node = 0; node < 2; node++)
+		if (peer_move(&p, DATA, N, node) < 0)
+			SKIP("move_pages: %s", strerror(errno));
+	peer_call(&p, op_guest_fill, DATA + N, MORE, 5000, 1);
+	wait_passes(&p, 3);
+	CHECK_EQ(dksm_process_report(p.pid, "idle").published, 0);
+	peer_verify(&p);
+}
+
+/* Steps are short, but what they publish one after the other is kept together. */
+static void idle_costs_little_memory(void)
+{
+	enum { MANY = 768 };
+	int dom = domain_open("");
+	struct peer p[2];
+	u64 before = 0, bytes;
+
+	for (int i = 0; i < 2; i++) {
+		p[i] = vm_start(DATA + MANY, 1);
+		CHECK_EQ(dksm_attach(dom, p[i].pidfd, 0), 0);
+		peer_call(&p[i], op_guest_fill, DATA, MANY, 500, 1);
+		/* Together within one idle moment; not across them. */
+		wait_passes_of(&p[i], 2, 1000);
+		if (!i)		/* the tables of the domain */
+			before = dksm_domain("", "metadata_bytes");
+	}
+	check_mostly_shared(&p[0], &p[1], MANY);
+	bytes = dksm_domain("", "metadata_bytes") - before;
+	test_note("%llu bytes a page", (unsigned long long)bytes / MANY);
+	CHECK_OP(bytes, <=, 96 * MANY);
 	peers_verify(p, 2);
 }
 
@@ -236,5 +296,7 @@ const struct test tests_idle[] = {
 	{ "idle_several_at_once", idle_several_at_once, 0 },
 	{ "idle_cut_short_by_a_kill", idle_cut_short_by_a_kill, 0 },
 	{ "idle_splits_huge_pages", idle_splits_huge_pages, 0 },
+	{ "idle_is_not_misled_by_moves", idle_is_not_misled_by_moves, 0 },
+	{ "idle_costs_little_memory", idle_costs_little_memory, 0 },
 	{ NULL, NULL, 0 },
 };

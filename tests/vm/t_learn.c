@@ -3,6 +3,7 @@
  * What is written to soon after loading is recognised in the next virtual machine
  * and left alone; what is not, is shared all the same.
  */
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "tests.h"
@@ -38,6 +39,37 @@ static u64 breaks(const struct peer *p)
 static u64 learned(const struct peer *p)
 {
 	return dksm_process_report(p->pid, "load").skipped[DKSM_SKIP_LEARNED];
+}
+
+/* Page faults that it takes to write to each of some pages. */
+static long op_faults(struct region *r, const long *arg)
+{
+	struct rusage before, after;
+
+	SYS(getrusage(RUSAGE_SELF, &before));
+	for (long i = 0; i < arg[1]; i++) {
+		volatile u64 *word = region_page(r, arg[0] + i);
+
+		*word = *word;
+	}
+	SYS(getrusage(RUSAGE_SELF, &after));
+	return after.ru_minflt - before.ru_minflt;
+}
+
+/* What is left alone may be written to as if there had been no merge. */
+static void learn_costs_no_faults(void)
+{
+	int dom = domain_open("");
+	struct peer p[2];
+
+	p[0] = vm_loaded(dom, 0);
+	boot(&p[0], HOT);
+	p[1] = vm_loaded(dom, 0);
+	peer_call(&p[1], op_vm_run_once, 0);
+	CHECK_OP(learned(&p[1]), >=, HOT);
+	CHECK_OP(peer_call(&p[1], op_faults, DATA, HOT), <, HOT / 2);
+	CHECK_OP(peer_call(&p[1], op_faults, DATA + HOT, N - HOT), >=, N - HOT);
+	peers_verify(p, 2);
 }
 
 /* From the second machine on: no copies, and nothing shareable is lost. */
@@ -155,6 +187,7 @@ static void learn_is_bounded(void)
 }
 
 const struct test tests_learn[] = {
+	{ "learn_costs_no_faults", learn_costs_no_faults, 0 },
 	{ "learn_what_is_written", learn_what_is_written, 0 },
 	{ "learn_from_the_majority", learn_from_the_majority, 0 },
 	{ "learn_ages", learn_ages, 0 },

@@ -143,19 +143,6 @@ static void compaction_while_writing(void)
 	peers_verify(p, 2);
 }
 
-static long move_pages_to(const struct peer *p, int node)
-{
-	int nodes[N], status[N];
-	void *pages[N];
-
-	for (int i = 0; i < N; i++) {
-		pages[i] = peer_page(p, i);
-		nodes[i] = node;
-	}
-	return syscall(SYS_move_pages, p->pid, (long)N, pages, nodes, status,
-		       1 << 2 /* MPOL_MF_MOVE_ALL */);
-}
-
 static void numa_migration(void)
 {
 	int dom = domain_open("");
@@ -167,7 +154,7 @@ static void numa_migration(void)
 	start_shared(p, 2, dom);
 	for (int round = 0; round < 4; round++) {
 		before = peer_frame(&p[0], 0);
-		if (move_pages_to(&p[round / 2], 1 - round % 2) < 0)
+		if (peer_move(&p[round / 2], 0, N, 1 - round % 2) < 0)
 			SKIP("move_pages: %s", strerror(errno));
 		moved += peer_frame(&p[0], 0) != before;
 		check_shared(&p[0], &p[1], 0, N);

@@ -318,6 +318,19 @@ u64 peer_frame(const struct peer *p, size_t page)
 	return frame_of(p->pid, peer_page(p, page));
 }
 
+size_t count_shared(const struct peer *a, const struct peer *b, size_t first,
+		    size_t n)
+{
+	size_t shared = 0;
+	u64 fa[n], fb[n];
+
+	frames_read(a->pid, peer_page(a, first), n, fa);
+	frames_read(b->pid, peer_page(b, first), n, fb);
+	for (size_t i = 0; i < n; i++)
+		shared += fa[i] && fa[i] == fb[i];
+	return shared;
+}
+
 void check_shared(const struct peer *a, const struct peer *b, size_t first,
 		  size_t n)
 {
@@ -330,6 +343,19 @@ void check_shared(const struct peer *a, const struct peer *b, size_t first,
 			FAIL("page %zu: frames %llu and %llu, not one",
 			     first + i, (unsigned long long)fa[i],
 			     (unsigned long long)fb[i]);
+}
+
+long peer_move(const struct peer *p, size_t first, size_t n, int node)
+{
+	int nodes[n], status[n];
+	void *pages[n];
+
+	for (size_t i = 0; i < n; i++) {
+		pages[i] = peer_page(p, first + i);
+		nodes[i] = node;
+	}
+	return syscall(SYS_move_pages, p->pid, n, pages, nodes, status,
+		       1 << 2 /* MPOL_MF_MOVE_ALL */);
 }
 
 bool peer_migrate(const struct peer *p, size_t page)

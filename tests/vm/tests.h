@@ -56,9 +56,13 @@ int peer_madvise(const struct peer *p, size_t first, size_t n, int advice);
 int peer_mprotect(const struct peer *p, size_t first, size_t n, int prot);
 void *peer_page(const struct peer *p, size_t page);
 u64 peer_frame(const struct peer *p, size_t page);
-/* Both map the same frames in that range of pages. */
+/* How many pages of a range are the same frame in both; and: all of them. */
+size_t count_shared(const struct peer *a, const struct peer *b, size_t first,
+		    size_t n);
 void check_shared(const struct peer *a, const struct peer *b, size_t first,
 		  size_t n);
+/* Moves pages to the other NUMA node; what move_pages(2) returns. */
+long peer_move(const struct peer *p, size_t first, size_t n, int node);
 /*
  * Moves the frame of a page elsewhere, which needs a complete reverse map.
  * False if this kernel cannot; fails if the frame stays where it is.

@@ -14,6 +14,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rhashtable.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 #include <trace/events/dksm.h>
@@ -52,20 +53,36 @@ static size_t extent_bytes(u32 nr)
 }
 
 /**
+ * dksm_extent_doubled - length of an extent of twice as many bytes
+ * @extent: any
+ *
+ * Return: number of nodes, DKSM_EXTENT_MAX at most.
+ */
+u32 dksm_extent_doubled(const struct dksm_extent *extent)
+{
+	size_t bytes = 2 * extent_bytes(extent->nr);
+
+	return min((bytes - sizeof(*extent)) / sizeof(*extent->nodes),
+		   (size_t)DKSM_EXTENT_MAX);
+}
+
+/**
  * dksm_extent_alloc - a new extent without frames
  * @domain: to which it belongs
  * @nr: number of nodes, 1 to DKSM_EXTENT_MAX
+ * @wait: whether to wait for memory
  *
  * Return: the extent with one reference for the caller, who ends the building
  * with dksm_extent_built(); or NULL.
  */
-struct dksm_extent *dksm_extent_alloc(struct dksm_domain *domain, u32 nr)
+struct dksm_extent *dksm_extent_alloc(struct dksm_domain *domain, u32 nr,
+				      bool wait)
 {
 	struct dksm_extent *extent;
 	u32 i;
 
 	extent = kzalloc(struct_size(extent, nodes, nr),
-			 GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+			 wait ? DKSM_GFP : DKSM_GFP_QUICK);
 	if (!extent)
 		return NULL;
 
@@ -289,7 +306,8 @@ struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio)
  * @wait: whether to wait for a frame that is being published, moved or swapped
  *
  * Context: may sleep if @wait.
- * Return: as dksm_frame_match(); -EAGAIN if the wait got too long.
+ * Return: as dksm_frame_match(); -EAGAIN if the wait got too long or met a fatal
+ * signal.
  */
 struct folio *dksm_frame_find(struct dksm_domain *domain, u64 hash,
 			      struct folio *folio, bool wait)
@@ -305,10 +323,10 @@ struct folio *dksm_frame_find(struct dksm_domain *domain, u64 hash,
 		if (node)
 			frame = dksm_frame_match(node, folio);
 		rcu_read_unlock();
-		if (!IS_ERR(frame) || !--tries)
+		if (!IS_ERR(frame) || !--tries || fatal_signal_pending(current))
 			return frame;
 		frame = NULL;
-		schedule_timeout_uninterruptible(1);
+		schedule_timeout_killable(1);
 	}
 }
 
@@ -374,7 +392,7 @@ int dksm_frame_publish(struct dksm_node *node, struct folio *folio, u64 hash,
 
 	*frame = NULL;
 	node->hash = hash;
-	atomic_set(&node->breaks, 0);
+	dksm_learn_begin(node);
 	WRITE_ONCE(node->pfn, PFN_PENDING);
 	err = index_enter(domain, node, folio, frame);
 	if (err || *frame) {
@@ -476,7 +494,7 @@ void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
 	atomic_long_inc(&extent->domain->totals.cow_breaks);
 	if (member) {
 		atomic_long_inc(&member->cow_breaks);
-		dksm_learn_break(member, node, folio_mapcount(folio) - 1);
+		dksm_learn_break(member, node);
 	}
 	trace_dksm_cow_break(vmf->vma->vm_mm, vmf->address, folio_pfn(folio));
 }

@@ -200,10 +200,10 @@ void dksm_sights_free(struct dksm_domain *domain)
 
 /*
  * Has this content been seen in another page?  Its pfn, or 0; then this one is
- * remembered, in place of an older one if need be.
+ * remembered, in place of @stale or of an older one if need be.
  */
 static unsigned long sight_twin(struct dksm_sights *sights, u64 hash,
-				unsigned long pfn)
+				unsigned long pfn, unsigned long stale)
 {
 	struct sight *set = sights->sight[(u32)hash & (sights->sets - 1)];
 	struct sight new = { .tag = hash >> 32, .pfn = pfn };
@@ -216,7 +216,9 @@ static unsigned long sight_twin(struct dksm_sights *sights, u64 hash,
 	for (i = 0; i < SIGHT_WAYS && set[i].pfn; i++) {
 		if (set[i].tag != new.tag)
 			continue;
-		if (set[i].pfn != pfn)
+		if (set[i].pfn == stale)
+			set[i].pfn = pfn;
+		else if (set[i].pfn != pfn)
 			twin = set[i].pfn;
 		goto found;
 	}
@@ -280,6 +282,33 @@ static bool twin_found(struct folio *folio, struct vm_area_struct *vma,
 	return false;
 }
 
+/* A reference to the page that has this number now, if it might be a twin. */
+static struct page *twin_page(unsigned long pfn)
+{
+	struct page *page = pfn_to_online_page(pfn);
+	struct folio *folio = page ? page_folio(page) : NULL;
+
+	if (!folio || !folio_try_get(folio))
+		return NULL;
+	if (page_folio(page) == folio && folio_test_anon(folio) &&
+	    !folio_test_ksm(folio) && !folio_is_zone_device(folio) &&
+	    !PageHWPoison(page))
+		return page;
+	folio_put(folio);
+	return NULL;
+}
+
+/* Pages move, and take their content along: a page is not its own twin. */
+static bool twin_is_equal(unsigned long pfn, struct page *page)
+{
+	struct page *twin = twin_page(pfn);
+	bool equal = twin && pages_identical(twin, page);
+
+	if (twin)
+		put_page(twin);
+	return equal;
+}
+
 static void twin_walk(struct twin *twin, struct folio *folio)
 {
 	struct rmap_walk_control rwc = {
@@ -299,14 +328,12 @@ static void twin_walk(struct twin *twin, struct folio *folio)
 /* Find who maps a page now; @twin->mm is referenced, or NULL. */
 static void twin_locate(struct twin *twin)
 {
-	struct page *page = pfn_to_online_page(twin->pfn);
-	struct folio *folio = page ? page_folio(page) : NULL;
+	struct page *page = twin_page(twin->pfn);
 
-	if (!folio || !folio_try_get(folio))
+	if (!page)
 		return;
-	if (page_folio(page) == folio)
-		twin_walk(twin, folio);
-	folio_put(folio);
+	twin_walk(twin, page_folio(page));
+	put_page(page);
 }
 
 /* Map the frame that was published for its content, if it is still that. */
@@ -410,7 +437,7 @@ static bool page_is_wanted(struct idle *idle, struct step *step,
 			   struct page *page, u64 hash)
 {
 	struct dksm_sights *sights = idle->domain->sights;
-	unsigned long twin;
+	unsigned long twin = 0, pfn = page_to_pfn(page);
 
 	if (page_is_zero(idle, page))
 		return true;
@@ -418,7 +445,10 @@ static bool page_is_wanted(struct idle *idle, struct step *step,
 		return false;
 	if (dksm_index_has(idle->domain, hash))
 		return true;
-	twin = sights ? sight_twin(sights, hash, page_to_pfn(page)) : 0;
+	if (sights)
+		twin = sight_twin(sights, hash, pfn, pfn);
+	if (twin && !twin_is_equal(twin, page))
+		twin = sight_twin(sights, hash, pfn, twin);
 	if (twin)
 		step->twins[step->nr_twins++] = twin;
 	return twin;
@@ -501,8 +531,7 @@ static bool idle_step(struct idle *idle, unsigned long end)
 			step_look(idle, &step);
 		else
 			step_act(idle, &step);
-		if (idle->vm->phase == IDLE_ACT &&
-		    (step.end == end || !(step.end & ~PMD_MASK)))
+		if (idle->vm->phase == IDLE_ACT && !(step.end & ~PMD_MASK))
 			seen_forget(idle->member, step.start);
 		idle->vm->cursor = step.end;
 	}
@@ -528,7 +557,6 @@ static void pass_end(struct idle *idle)
 	unsigned long pages = populated_pages(idle->mm);
 	unsigned long gain = idle->vm->gain + idle_gain(idle);
 
-	dksm_maps_prune(idle->member);
 	spin_lock(&idle->member->stat_lock);
 	idle->member->stat.passes++;
 	spin_unlock(&idle->member->stat_lock);

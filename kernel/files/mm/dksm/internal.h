@@ -43,6 +43,10 @@
 
 struct anon_vma;
 
+/* Memory that is nice to have; and for those who must not wait for it. */
+#define DKSM_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN)
+#define DKSM_GFP_QUICK	(GFP_NOWAIT | __GFP_ACCOUNT | __GFP_NOWARN)
+
 /* Numbers that only ever grow; sysfs.c has the others. */
 struct dksm_totals {
 	atomic_long_t cow_breaks;	/* writes that copied a frame */
@@ -151,7 +155,8 @@ static inline void dksm_count_split(struct dksm_mm *member)
  * @pfn:	the frame, 0, or PFN_PENDING.  Written under the folio lock, or
  *		when the folio is freed; read locklessly by dksm_frame_get()
  * @pos:	position in the extent's array
- * @breaks:	writes to the frame that teach, see learn.c
+ * @shares:	how many had the frame, see learn.c; counted without lock
+ * @breaks:	how many of these wrote to it soon; likewise
  *
  * Aligned to 8 so that the flags of folio->mapping fit into a pointer to it.
  */
@@ -159,8 +164,9 @@ struct dksm_node {
 	struct rhash_head index_node;
 	u64 hash;
 	unsigned long pfn;
-	u32 pos;
-	atomic_t breaks;
+	u16 pos;
+	u16 shares;
+	u16 breaks;
 } __aligned(8);
 
 /**
@@ -237,7 +243,9 @@ int dksm_mm_detach(struct mm_struct *mm);
 /* extent.c */
 extern unsigned int dksm_max_page_sharing;
 int dksm_index_init(struct dksm_domain *domain);
-struct dksm_extent *dksm_extent_alloc(struct dksm_domain *domain, u32 nr);
+u32 dksm_extent_doubled(const struct dksm_extent *extent);
+struct dksm_extent *dksm_extent_alloc(struct dksm_domain *domain, u32 nr,
+				      bool wait);
 void dksm_extent_built(struct dksm_extent *extent);
 bool dksm_extent_tryget(struct dksm_extent *extent);
 void dksm_extent_get(struct dksm_extent *extent);
@@ -269,9 +277,8 @@ static inline struct dksm_extent *dksm_node_extent(struct dksm_node *node)
 }
 
 /* rmap.c */
-int dksm_map_add(struct dksm_mm *owner, struct dksm_extent *extent,
-		 struct anon_vma *anon_vma, unsigned long delta,
-		 u32 first, u32 last);
+int dksm_map_add(struct dksm_mm *owner, struct dksm_node *node, u32 nr,
+		 struct anon_vma *anon_vma, pgoff_t pgoff, bool wait);
 bool dksm_folio_is_foreign(struct folio *folio, struct dksm_domain *domain);
 void dksm_maps_prune(struct dksm_mm *owner);
 void dksm_maps_disown(struct dksm_mm *owner);
@@ -281,9 +288,11 @@ void dksm_maps_free(struct dksm_extent *extent);
 extern unsigned int dksm_learn;
 int dksm_learn_prepare(struct dksm_domain *domain);
 void dksm_learn_free(struct dksm_domain *domain);
-void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node,
-		      int others);
+void dksm_learn_begin(struct dksm_node *node);
+void dksm_learn_share(struct dksm_node *node);
+void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node);
 bool dksm_learned_volatile(struct dksm_domain *domain, u64 hash);
+bool dksm_learned_spares(struct dksm_domain *domain, u64 hash);
 long dksm_learned_count(struct dksm_domain *domain);
 
 /* merge.c */

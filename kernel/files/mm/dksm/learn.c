@@ -4,8 +4,10 @@
  * they were loaded, like initialised data, boot parameters and page tables.
  *
  * A write to a frame soon after the writer had it merged counts against its
- * content.  Once more than half of those who had the frame have written, the
+ * content.  Once more than half of all who ever had the frame have written, the
  * content is volatile: the merges of attached virtual machines leave it alone.
+ * Both are counted without a lock; a lost count is a little less learned.
+ *
  * That holds for so many merges as the knob 'learn' says (a few more or less, so
  * that not all come up at once).  Then it is merged once more, and either it is
  * written to and learned again, or the workload has changed.
@@ -140,54 +142,90 @@ static void learned_add(struct dksm_learned *learned, u64 hash)
 }
 
 /**
+ * dksm_learn_begin - a page is published
+ * @node: for it
+ */
+void dksm_learn_begin(struct dksm_node *node)
+{
+	WRITE_ONCE(node->shares, 1);
+	WRITE_ONCE(node->breaks, 0);
+}
+
+/**
+ * dksm_learn_share - somebody is going to have a frame
+ * @node: the frame's; it cannot go away
+ */
+void dksm_learn_share(struct dksm_node *node)
+{
+	u16 shares = READ_ONCE(node->shares), breaks = READ_ONCE(node->breaks);
+
+	if (shares == U16_MAX) {
+		shares /= 2;
+		WRITE_ONCE(node->breaks, breaks / 2);
+	}
+	WRITE_ONCE(node->shares, shares + 1);
+}
+
+/**
  * dksm_learn_break - a frame is written to
  * @member: who writes
  * @node: the frame's; it cannot go away
- * @others: how many others still map the frame
  *
  * Context: a page fault, without page table lock.
  */
-void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node,
-		      int others)
+void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node)
 {
 	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
 	struct dksm_learned *learned = smp_load_acquire(&member->domain->learned);
-	u32 attached = READ_ONCE(member->attached);
+	u32 breaks, attached = READ_ONCE(member->attached);
 
 	if (!learned || !attached || attached & DKSM_ATTACH_NO_LEARN ||
 	    !READ_ONCE(dksm_learn) ||
 	    time_after(jiffies, READ_ONCE(member->merged_at) + LEARN_WINDOW))
 		return;
-	if (atomic_inc_return(&node->breaks) > others)
+	breaks = READ_ONCE(node->breaks) + 1;
+	if (breaks <= U16_MAX)
+		WRITE_ONCE(node->breaks, breaks);
+	if (2 * breaks > READ_ONCE(node->shares))
 		learned_add(learned, node->hash);
 }
 
 /**
- * dksm_learned_volatile - is a content about to be merged known as volatile?
+ * dksm_learned_volatile - is a content known as volatile?
  * @domain: where
  * @hash: of the content
- *
- * Asking takes one from what the decision lasts for.
  */
 bool dksm_learned_volatile(struct dksm_domain *domain, u64 hash)
 {
 	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
 	struct dksm_learned *learned = smp_load_acquire(&domain->learned);
-	struct learned_entry *entry;
-	bool is_volatile = false;
 
-	if (!learned || !READ_ONCE(dksm_learn) || !learned_find(learned, hash))
+	return learned && READ_ONCE(dksm_learn) && learned_find(learned, hash);
+}
+
+/**
+ * dksm_learned_spares - is a merge to leave a content alone?
+ * @domain: where
+ * @hash: of the content
+ *
+ * As dksm_learned_volatile(), and takes one from what the decision lasts for.
+ */
+bool dksm_learned_spares(struct dksm_domain *domain, u64 hash)
+{
+	struct dksm_learned *learned = domain->learned;
+	struct learned_entry *entry;
+
+	if (!dksm_learned_volatile(domain, hash))
 		return false;
 	spin_lock(&learned->lock);
 	entry = learned_find(learned, hash);
 	if (entry) {
 		WRITE_ONCE(entry->left, entry->left - 1);
-		is_volatile = entry->left;
-		if (!is_volatile)
+		if (!entry->left)
 			atomic_long_dec(&learned->count);
 	}
 	spin_unlock(&learned->lock);
-	return is_volatile;
+	return entry;
 }
 
 /**

@@ -9,7 +9,8 @@
  *   protect    clear their PTEs, flush once, look for pins, map read-only
  *   classify   zero, equal to a frame, or new (no page table lock)
  *   publish    new pages become frames
- *   replace    swap the PTEs of the others, flush once
+ *   replace    swap the PTEs of the others, flush once; what is left alone may be
+ *              written to as before
  *
  * The invariant from protect on: the content of a candidate cannot change as
  * long as we hold its folio lock and a reference.  Every mapping of it is
@@ -86,7 +87,7 @@ enum slot_state {
  * @hash:	of the content, in SLOT_NEW
  * @pte:	what the PTE was before it was cleared
  * @state:	&enum slot_state and the reason
- * @alone:	nobody else mapped the folio when it was protected
+ * @alone:	it was protected, and nobody else mapped the folio then
  * @fresh:	@frame is a copy of @folio
  * @was_huge:	was part of a large folio when the batch began
  */
@@ -117,6 +118,9 @@ struct slot {
  * @hi:		after the last one
  * @hint:	node of the last match, in an extent held by that match
  * @hint_nr:	its slot
+ * @open:	the extent in which pages are published, or NULL
+ * @open_index:	page offset of its first node
+ * @open_used:	its nodes that are taken, or were passed
  * @slots:	the pages
  */
 struct dksm_batch {
@@ -134,6 +138,9 @@ struct dksm_batch {
 	struct slot *hi;
 	struct dksm_node *hint;
 	unsigned int hint_nr;
+	struct dksm_extent *open;
+	pgoff_t open_index;
+	u32 open_used;
 	struct slot slots[PTRS_PER_PTE];
 };
 
@@ -152,15 +159,14 @@ static bool slot_is_wanted(struct dksm_batch *b, struct slot *slot)
 	return !b->only || test_bit(slot - b->slots, b->only);
 }
 
-/* Find the slots in one of two states; false if there are none. */
-static bool batch_span(struct dksm_batch *b, enum slot_state one,
-		       enum slot_state other)
+/* Find the slots for which @in is true; false if there are none. */
+static bool batch_span(struct dksm_batch *b, bool (*in)(struct slot *slot))
 {
 	struct slot *slot;
 
 	b->lo = NULL;
 	for (slot = b->slots; slot < slots_end(b); slot++) {
-		if (slot->state != one && slot->state != other)
+		if (!in(slot))
 			continue;
 		if (!b->lo)
 			b->lo = slot;
@@ -172,6 +178,11 @@ static bool batch_span(struct dksm_batch *b, enum slot_state one,
 static void slot_skip(struct slot *slot, enum dksm_skip reason)
 {
 	slot->state = SLOT_SKIPPED + reason;
+}
+
+static void slot_fail(struct slot *slot, int err)
+{
+	slot_skip(slot, err == -EAGAIN ? DKSM_SKIP_BUSY : DKSM_SKIP_NOMEM);
 }
 
 /* Done with the folio itself; a mapping of it may live on. */
@@ -400,6 +411,11 @@ static void slot_take_page(struct slot *slot, struct page *page)
 	slot->state = SLOT_TAKEN;
 }
 
+static bool slot_is_taken(struct slot *slot)
+{
+	return slot->state == SLOT_TAKEN;
+}
+
 static void slot_take(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
 {
 	pte_t pte = ptep_get(ptep);
@@ -583,12 +599,50 @@ static bool slot_may_replace(struct slot *slot, pte_t pte)
 	       !(slot->frame && folio_test_hwpoison(slot->frame));
 }
 
+/*
+ * Protected in vain, since it is volatile, or something failed.  A page that has
+ * become a frame is not held any more.
+ */
+static bool slot_is_spared(struct slot *slot)
+{
+	return slot->state >= SLOT_SKIPPED && slot->folio && slot->alone;
+}
+
+/*
+ * Let it be written to without a fault, as before.  That is what a write fault
+ * would do, and the conditions are those of wp_can_reuse_anon_folio(): the page
+ * is only ours, and nobody has got a reference for reading since.
+ */
+static void slot_give_back(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
+{
+	unsigned long address = slot_address(b, slot);
+	struct folio *folio = slot->folio;
+	pte_t pte = ptep_get(ptep);
+
+	if (!slot_maps(slot, pte) || !pte_write(slot->pte) ||
+	    folio_mapcount(folio) != 1 ||
+	    folio_ref_count(folio) != 2 + folio_test_swapcache(folio))
+		return;
+	SetPageAnonExclusive(&folio->page);
+	if (can_change_pte_writable(b->vma, address, pte))
+		set_pte_at(b->vma->vm_mm, address, ptep,
+			   pte_mkwrite(pte, b->vma));
+}
+
+static bool slot_is_decided(struct slot *slot)
+{
+	return slot->state == SLOT_EQUAL || slot->state == SLOT_ZERO ||
+	       slot_is_spared(slot);
+}
+
 static void batch_replace_locked(struct dksm_batch *b, pte_t *start)
 {
 	pte_t *ptep = start;
 	struct slot *slot;
 
 	for (slot = b->lo; slot < b->hi; slot++, ptep++) {
+		if (slot_is_spared(slot))
+			slot_give_back(b, slot, ptep);
 		if (slot->state != SLOT_EQUAL && slot->state != SLOT_ZERO)
 			continue;
 		if (slot_may_replace(slot, ptep_get(ptep))) {
@@ -674,6 +728,7 @@ static void slot_equals(struct dksm_batch *b, struct slot *slot,
 	slot->state = SLOT_EQUAL;
 	b->hint = dksm_folio_node(frame);
 	b->hint_nr = slot - b->slots;
+	dksm_learn_share(b->hint);
 }
 
 static bool batch_waits(struct dksm_batch *b)
@@ -688,7 +743,7 @@ static bool slot_is_volatile(struct dksm_batch *b, struct slot *slot,
 	u64 hash = frame ? dksm_folio_node(frame)->hash : slot->hash;
 
 	return b->flags & DKSM_BATCH_LEARN &&
-	       dksm_learned_volatile(b->member->domain, hash);
+	       dksm_learned_spares(b->member->domain, hash);
 }
 
 static void slot_classify(struct dksm_batch *b, struct slot *slot)
@@ -809,17 +864,15 @@ static int slot_try_publish(struct dksm_batch *b, struct slot *slot,
 static void slot_publish(struct dksm_batch *b, struct slot *slot,
 			 struct dksm_node *node)
 {
-	int tries = batch_waits(b) ? 10 : 1;
 	struct folio *frame;
 	int err;
 
-	do {
+	err = slot_try_publish(b, slot, node, &frame);
+	/* Another one is publishing it just now: look, and wait, again. */
+	if (err == -EAGAIN && batch_waits(b))
 		err = slot_try_publish(b, slot, node, &frame);
-	} while (err == -EAGAIN && --tries);
-
 	if (err)
-		slot_skip(slot, err == -EAGAIN ? DKSM_SKIP_BUSY :
-						 DKSM_SKIP_NOMEM);
+		slot_fail(slot, err);
 	else if (frame)
 		slot_equals(b, slot, frame);
 	else
@@ -851,30 +904,65 @@ static struct slot *batch_run_end(struct dksm_batch *b, struct slot *first)
 	return last;
 }
 
+static void batch_close_extent(struct dksm_batch *b)
+{
+	if (b->open)
+		dksm_extent_built(b->open);
+	b->open = NULL;
+}
+
+/*
+ * The node for a page, with @nr - 1 more behind it; or NULL.  Idle steps come a
+ * few pages at a time, in order, so their extents stay open: the next step goes
+ * on in the same one, or in a new one of twice the size.  No node is used twice,
+ * since readers of the index may still be at it.
+ */
+static struct dksm_node *batch_nodes(struct dksm_batch *b, pgoff_t index,
+				     u32 nr)
+{
+	pgoff_t pos = index - b->open_index;
+	u32 size = nr;
+
+	if (b->open && pos >= b->open_used &&
+	    pos < b->open->nr + EXTENT_GAP_MAX) {
+		if (pos + nr <= b->open->nr)
+			goto found;
+		size = max(nr, dksm_extent_doubled(b->open));
+	}
+	batch_close_extent(b);
+	b->open = dksm_extent_alloc(b->member->domain, size,
+				    batch_waits(b));
+	b->open_index = index;
+	pos = 0;
+found:
+	b->open_used = pos + nr;
+	return b->open ? &b->open->nodes[pos] : NULL;
+}
+
 static void batch_publish_run(struct dksm_batch *b, struct slot *first,
 			      struct slot *last)
 {
+	pgoff_t index = first->folio->index;
 	u32 nr = last - first + 1;
-	struct dksm_extent *extent;
+	struct dksm_node *node = batch_nodes(b, index, nr);
 	struct slot *slot;
 	int err = -ENOMEM;
 
-	extent = dksm_extent_alloc(b->member->domain, nr);
-	if (extent)
-		err = dksm_map_add(b->member, extent,
-				   folio_anon_vma(first->folio),
-				   first->folio->index, 0, nr - 1);
+	if (node)
+		err = dksm_map_add(b->member, node, nr,
+				   folio_anon_vma(first->folio), index,
+				   batch_waits(b));
 	for (slot = first; slot <= last; slot++) {
 		if (slot->state != SLOT_NEW)
 			continue;
 		if (err)
-			slot_skip(slot, DKSM_SKIP_NOMEM);
+			slot_fail(slot, err);
 		else
-			slot_publish(b, slot, &extent->nodes[slot - first]);
+			slot_publish(b, slot, node + (slot - first));
 		cond_resched();
 	}
-	if (extent)
-		dksm_extent_built(extent);
+	if (batch_waits(b))
+		batch_close_extent(b);
 }
 
 static void batch_publish(struct dksm_batch *b)
@@ -914,17 +1002,18 @@ static void batch_map_run(struct dksm_batch *b, struct slot *first,
 			  struct slot *last)
 {
 	struct dksm_node *node = dksm_folio_node(first->frame);
+	u32 nr = dksm_folio_node(last->frame)->pos - node->pos + 1;
 	struct slot *slot;
 	int err;
 
-	err = dksm_map_add(b->member, dksm_node_extent(node),
-			   b->vma->anon_vma, slot_delta(b, first), node->pos,
-			   dksm_folio_node(last->frame)->pos);
+	err = dksm_map_add(b->member, node, nr, b->vma->anon_vma,
+			   linear_page_index(b->vma, slot_address(b, first)),
+			   batch_waits(b));
 	if (!err)
 		return;
 	for (slot = first; slot <= last; slot++)
 		if (slot->state == SLOT_EQUAL)
-			slot_skip(slot, DKSM_SKIP_NOMEM);
+			slot_fail(slot, err);
 }
 
 static void batch_map(struct dksm_batch *b)
@@ -1011,7 +1100,7 @@ static void batch_prepare(struct dksm_batch *b)
 	b->unsettled = false;
 	batch_split(b);
 	batch_take(b);
-	if (batch_span(b, SLOT_TAKEN, SLOT_TAKEN))
+	if (batch_span(b, slot_is_taken))
 		batch_change_ptes(b, batch_protect_locked);
 }
 
@@ -1056,7 +1145,7 @@ void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
 	batch_classify(batch);
 	batch_publish(batch);
 	batch_map(batch);
-	if (batch_span(batch, SLOT_EQUAL, SLOT_ZERO))
+	if (batch_span(batch, slot_is_decided))
 		batch_change_ptes(batch, batch_replace_locked);
 	batch_settle(batch);
 }
@@ -1070,7 +1159,7 @@ void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
  */
 struct dksm_batch *dksm_batch_alloc(unsigned int flags)
 {
-	struct dksm_batch *batch = kvzalloc(sizeof(*batch), GFP_KERNEL_ACCOUNT);
+	struct dksm_batch *batch = kvzalloc(sizeof(*batch), DKSM_GFP);
 
 	if (batch)
 		batch->flags = flags;
@@ -1093,5 +1182,7 @@ void dksm_batch_begin(struct dksm_batch *batch, struct dksm_mm *member,
 
 void dksm_batch_free(struct dksm_batch *batch)
 {
+	if (batch)
+		batch_close_extent(batch);
 	kvfree(batch);
 }

@@ -297,8 +297,8 @@ done:
  * @sparse: it is no error if part of the range is not mapped
  * @report: counts are added here, also on error
  *
- * Zero pages that KSM put there are copied, too: the two look the same.  @mm
- * need not be in a domain: it may share frames with a relative that is.
+ * Zero pages that KSM put there are copied, too: the two look the same.  In an
+ * @mm that is in no domain there is nothing else to be found.
  *
  * Context: process, no locks held.
  * Return: 0, -ENOMEM (part of the range is not mapped; or no memory for a

@@ -83,32 +83,51 @@ static struct dksm_map *map_find(struct dksm_extent *extent,
 	return NULL;
 }
 
+static bool maps_lock(struct dksm_mm *owner, struct dksm_extent *extent,
+		      bool wait)
+{
+	if (wait) {
+		mutex_lock(&owner->lock);
+		down_write(&extent->maps_lock);
+		return true;
+	}
+	if (!mutex_trylock(&owner->lock))
+		return false;
+	if (down_write_trylock(&extent->maps_lock))
+		return true;
+	mutex_unlock(&owner->lock);
+	return false;
+}
+
 /**
  * dksm_map_add - declare that frames of an extent are going to be mapped
  * @owner: the mm that does it
- * @extent: held by the caller
+ * @node: of the first frame; its extent is held by the caller
+ * @nr: how many
  * @anon_vma: in use by a VMA of @owner, whose mmap_lock is held
- * @delta: page offset in @anon_vma minus position in @extent
- * @first: first position
- * @last: last position
+ * @pgoff: page offset in @anon_vma of the first
+ * @wait: whether to wait for locks and memory
  *
  * There is at most one map for a translation; it grows to the hull of what it
  * was asked to cover, so that merging the same memory again adds nothing.
  *
- * Return: 0 or -ENOMEM.
+ * Return: 0, -ENOMEM, or -EAGAIN if it would have to wait.
  */
-int dksm_map_add(struct dksm_mm *owner, struct dksm_extent *extent,
-		 struct anon_vma *anon_vma, unsigned long delta,
-		 u32 first, u32 last)
+int dksm_map_add(struct dksm_mm *owner, struct dksm_node *node, u32 nr,
+		 struct anon_vma *anon_vma, pgoff_t pgoff, bool wait)
 {
+	struct dksm_extent *extent = dksm_node_extent(node);
+	u32 first = node->pos, last = first + nr - 1;
+	unsigned long delta = pgoff - first;
 	struct dksm_map *new, *map;
 
 	/* Before the lock: reclaim may want to walk this very extent. */
-	new = kmem_cache_alloc(map_cache, GFP_KERNEL_ACCOUNT | __GFP_NORETRY |
-					  __GFP_NOWARN);
-
-	mutex_lock(&owner->lock);
-	down_write(&extent->maps_lock);
+	new = kmem_cache_alloc(map_cache, wait ? DKSM_GFP : DKSM_GFP_QUICK);
+	if (!maps_lock(owner, extent, wait)) {
+		if (new)
+			kmem_cache_free(map_cache, new);
+		return -EAGAIN;
+	}
 	map = map_find(extent, anon_vma, delta);
 	if (map) {
 		map->first = min(map->first, first);
@@ -315,10 +334,5 @@ void dksm_collect_procs(struct folio *folio, struct page *page,
 		anon_vma_unlock_read(map->anon_vma);
 	}
 	up_read(&extent->maps_lock);
-}
-#else
-void dksm_collect_procs(struct folio *folio, struct page *page,
-			struct list_head *to_kill, int force_early)
-{
 }
 #endif

@@ -36,7 +36,8 @@ static void test_folio_drop(struct folio *folio)
 static struct dksm_extent *test_extent(struct kunit *test, u32 nr)
 {
 	struct dksm_test *t = test->priv;
-	struct dksm_extent *extent = dksm_extent_alloc(&t->domain, nr);
+	struct dksm_extent *extent = dksm_extent_alloc(&t->domain, nr,
+							true);
 
 	KUNIT_ASSERT_NOT_NULL(test, extent);
 	return extent;
@@ -237,18 +238,18 @@ static void maps_of_one_translation_are_one(struct kunit *test)
 	struct anon_vma *anon_vma = test_anon_vma(test);
 	struct dksm_map *map;
 
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
-					      100, 5, 7));
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
-					      100, 2, 3));
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[5], 3,
+					      anon_vma, 105, true));
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[2], 2,
+					      anon_vma, 102, false));
 	map = only_map(extent);
 	KUNIT_ASSERT_NOT_NULL(test, map);
 	KUNIT_EXPECT_EQ(test, 2U, map->first);
 	KUNIT_EXPECT_EQ(test, 7U, map->last);
 	KUNIT_EXPECT_EQ(test, 2, atomic_read(&anon_vma->refcount));
 
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
-					      101, 9, 9));
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[9], 1,
+					      anon_vma, 110, true));
 	KUNIT_EXPECT_NULL(test, only_map(extent));
 	KUNIT_EXPECT_EQ(test, 3, atomic_read(&anon_vma->refcount));
 	/* This anon_vma has no VMA: both maps are useless. */
@@ -256,6 +257,46 @@ static void maps_of_one_translation_are_one(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, list_empty(&extent->maps));
 	KUNIT_EXPECT_TRUE(test, list_empty(&t->member.maps));
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&anon_vma->refcount));
+	dksm_extent_built(extent);
+}
+
+static void map_add_does_not_wait(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = test_extent(test, 4);
+	struct anon_vma *anon_vma = test_anon_vma(test);
+
+	down_read(&extent->maps_lock);
+	KUNIT_EXPECT_EQ(test, -EAGAIN,
+			dksm_map_add(&t->member, &extent->nodes[0], 1,
+				     anon_vma, 0, false));
+	up_read(&extent->maps_lock);
+	mutex_lock(&t->member.lock);
+	KUNIT_EXPECT_EQ(test, -EAGAIN,
+			dksm_map_add(&t->member, &extent->nodes[0], 1,
+				     anon_vma, 0, false));
+	mutex_unlock(&t->member.lock);
+	KUNIT_EXPECT_TRUE(test, list_empty(&extent->maps));
+	dksm_extent_built(extent);
+}
+
+/* Twice the bytes, header included, so that kmalloc() wastes nothing. */
+static void extents_double(struct kunit *test)
+{
+	struct dksm_extent *extent = test_extent(test, 1);
+	u32 nr = dksm_extent_doubled(extent), next;
+
+	KUNIT_EXPECT_GE(test, nr, 2U);
+	dksm_extent_built(extent);
+	for (; nr < DKSM_EXTENT_MAX; nr = next) {
+		extent = test_extent(test, nr);
+		next = dksm_extent_doubled(extent);
+		KUNIT_EXPECT_TRUE(test, next >= 2 * nr ||
+				  next == DKSM_EXTENT_MAX);
+		dksm_extent_built(extent);
+	}
+	extent = test_extent(test, nr);
+	KUNIT_EXPECT_EQ(test, DKSM_EXTENT_MAX, dksm_extent_doubled(extent));
 	dksm_extent_built(extent);
 }
 
@@ -268,8 +309,8 @@ static void used_map_outlives_its_owner(struct kunit *test)
 	struct rb_node user;
 
 	rb_link_node(&user, NULL, &anon_vma->rb_root.rb_root.rb_node);
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, extent, anon_vma,
-					      0, 0, 3));
+	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[0], 4,
+					      anon_vma, 0, true));
 	dksm_maps_prune(&t->member);
 	KUNIT_EXPECT_FALSE(test, list_empty(&t->member.maps));
 	dksm_maps_disown(&t->member);
@@ -322,6 +363,8 @@ static struct kunit_case dksm_test_cases[] = {
 	KUNIT_CASE(migration_moves_the_frame),
 	KUNIT_CASE(locked_frame_is_left_alone),
 	KUNIT_CASE(maps_of_one_translation_are_one),
+	KUNIT_CASE(map_add_does_not_wait),
+	KUNIT_CASE(extents_double),
 	KUNIT_CASE(used_map_outlives_its_owner),
 	{ }
 };

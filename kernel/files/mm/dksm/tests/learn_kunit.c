@@ -24,7 +24,7 @@ static void learn_lasts(struct kunit *test)
 		KUNIT_EXPECT_FALSE(test, dksm_learned_volatile(domain, hash));
 		learned_add(domain->learned, hash);
 		KUNIT_EXPECT_EQ(test, 1, dksm_learned_count(domain));
-		for (i = 1; dksm_learned_volatile(domain, hash); i++)
+		for (i = 0; dksm_learned_spares(domain, hash); i++)
 			KUNIT_ASSERT_LT(test, i, 1000);
 		KUNIT_EXPECT_GE(test, i, dksm_learn - dksm_learn / 4);
 		KUNIT_EXPECT_LE(test, i, dksm_learn + dksm_learn / 4);
@@ -32,6 +32,45 @@ static void learn_lasts(struct kunit *test)
 	}
 	dksm_learn_free(domain);
 	KUNIT_EXPECT_EQ(test, 0, atomic_long_read(&domain->metadata));
+}
+
+/* Volatile once more than half of all who had the frame wrote to it. */
+static void learn_majority(struct kunit *test)
+{
+	struct dksm_domain *domain = learn_domain(test);
+	struct dksm_mm member = {
+		.domain = domain,
+		.attached = DKSM_MM_ATTACHED,
+		.merged_at = jiffies,
+	};
+	struct dksm_node node = { .hash = 99 };
+	int i;
+
+	dksm_learn_begin(&node);
+	for (i = 1; i < 1000; i++)
+		dksm_learn_share(&node);
+	for (i = 0; i < 500; i++)
+		dksm_learn_break(&member, &node);
+	KUNIT_EXPECT_FALSE(test, dksm_learned_volatile(domain, 99));
+	dksm_learn_break(&member, &node);
+	KUNIT_EXPECT_TRUE(test, dksm_learned_volatile(domain, 99));
+	dksm_learn_free(domain);
+}
+
+/* Counts that get too large are halved together. */
+static void learn_counts_saturate(struct kunit *test)
+{
+	struct dksm_domain *domain = learn_domain(test);
+	struct dksm_node node = { .hash = 99 };
+	int i;
+
+	dksm_learn_begin(&node);
+	node.breaks = 1000;
+	for (i = 1; i <= U16_MAX; i++)
+		dksm_learn_share(&node);
+	KUNIT_EXPECT_EQ(test, 500, node.breaks);
+	KUNIT_EXPECT_EQ(test, U16_MAX / 2 + 1, node.shares);
+	dksm_learn_free(domain);
 }
 
 /* Learned again before it is forgotten, a content counts once. */
@@ -68,6 +107,8 @@ static void learn_makes_room(struct kunit *test)
 
 static struct kunit_case learn_cases[] = {
 	KUNIT_CASE(learn_lasts),
+	KUNIT_CASE(learn_majority),
+	KUNIT_CASE(learn_counts_saturate),
 	KUNIT_CASE(learn_again),
 	KUNIT_CASE(learn_makes_room),
 	{ }
