@@ -49,7 +49,7 @@ help: ## show this text
 
 all: $(LIBS) $(if $(CLI_SRC),$(BUILD)/bin/dksm) ## build the library and the dksm command
 
-tests: all $(VM_TESTS) $(UNIT_TESTS) $(BENCHES) ## build the test programs
+tests: all $(VM_TESTS) $(UNIT_TESTS) $(BENCHES) $(BUILD)/guests/initramfs ## build the test programs
 
 check: ## set up, build and test everything (cold: 40 minutes, warm: 12)
 	@tools/setup
@@ -57,7 +57,7 @@ check: ## set up, build and test everything (cold: 40 minutes, warm: 12)
 
 demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.elf b.elf")
 	@tools/setup base kernel vm
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory all $(BUILD)/guests/initramfs
 	@demo/run $(GUEST)
 
 # The uapi header stands alone, in strict C and in C++.
@@ -109,6 +109,14 @@ $(BUILD)/guests/bare.bin: tests/guests/bare.c tests/guests/bare.h
 		-Wl,--build-id=none,-Ttext=0x6000,--oformat=binary,-e,_start -o $@ $<
 
 $(BUILD)/obj/tests/vm/t_vmm.o: $(BUILD)/guests/bare.bin
+
+# The root of a guest that is Linux.
+$(BUILD)/guests/root/init: tests/guests/init.c
+	@mkdir -p $(@D)
+	$(call say,CCLD) $(CC) -std=gnu11 -Os $(WARNINGS) -static -s -o $@ $<
+
+$(BUILD)/guests/initramfs: $(BUILD)/guests/root/init
+	$(call say,CPIO) cd $(<D) && echo init | cpio --quiet -o -H newc >$(abspath $@)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/vm/%.o $(VM_SHARED:%.c=$(BUILD)/obj/%.o) $(filter %.a,$(LIBS))
 	@mkdir -p $(@D)
