@@ -386,6 +386,35 @@ static void special_fork_advice(void)
 	region_verify(&r);
 }
 
+static long op_fork_and_exit(struct region *r UNUSED, const long *arg UNUSED)
+{
+	pid_t pid = SYS(fork());
+
+	if (!pid)
+		_exit(0);
+	SYS(waitpid(pid, NULL, 0));
+	return 0;
+}
+
+/* KSM's sum of zero pages is right again, whatever fork copied of them. */
+static void fork_without_zero_pages(void)
+{
+	const char *sum = "/sys/kernel/mm/ksm/ksm_zero_pages";
+	u64 before = read_u64(sum);
+	int dom = domain_open("");
+	struct peer p = peer_start(N);
+
+	peer_fill(&p, 0, N, SEED_ZERO, 0);
+	EXPECT(peer_merge(&p, dom), .zero = N);
+	CHECK_EQ(read_u64(sum), before + N);
+	peer_call(&p, op_fork_and_exit);
+	CHECK_EQ(read_u64(sum), before + N);
+	CHECK_EQ(peer_madvise(&p, 0, N / 2, MADV_DONTFORK), 0);
+	peer_call(&p, op_fork_and_exit);
+	CHECK_EQ(read_u64(sum), before + N);
+	peer_verify(&p);
+}
+
 const struct test tests_fork[] = {
 	{ "fork_then_child_merges_first", fork_then_child_merges_first, 0 },
 	{ "fork_then_parent_merges_first", fork_then_parent_merges_first, 0 },
@@ -400,5 +429,6 @@ const struct test tests_fork[] = {
 	{ "exec_leaves_the_domain", exec_leaves_the_domain, 0 },
 	{ "exec_gives_up_the_frames", exec_gives_up_the_frames, 0 },
 	{ "special_fork_advice", special_fork_advice, 0 },
+	{ "fork_without_zero_pages", fork_without_zero_pages, 0 },
 	{ NULL, NULL, 0 },
 };

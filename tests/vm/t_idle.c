@@ -244,6 +244,32 @@ static void idle_splits_huge_pages(void)
 	peers_verify(p, 2);
 }
 
+/* Left alone at the start, since others wrote to it; but this one does not. */
+static void idle_shares_what_was_not_written(void)
+{
+	enum { HOT = 32 };
+	int dom = domain_open("");
+	struct peer p[3];
+
+	for (int i = 0; i < 3; i++) {
+		p[i] = vm_start(PAGES, 1);
+		peer_fill(&p[i], DATA, N, 100, 1);
+		CHECK_EQ(dksm_attach(dom, p[i].pidfd,
+				     i ? 0 : DKSM_ATTACH_NO_IDLE), 0);
+		for (int page = 0; !i && page < HOT; page++)
+			peer_call(&p[0], op_guest_poke, DATA + page, 9, 1);
+		if (!i)
+			continue;
+		peer_call(&p[i], op_vm_run_once, 0);
+		CHECK_OP(dksm_process_report(p[i].pid,
+				"load").skipped[DKSM_SKIP_LEARNED], >=, HOT);
+		check_private(p[i].pid, peer_page(&p[i], DATA), HOT);
+		wait_passes(&p[i], 2);
+	}
+	check_mostly_shared(&p[1], &p[2], HOT);
+	peers_verify(p, 3);
+}
+
 /* The kernel moves pages: then one is seen twice, in two places. */
 static void idle_is_not_misled_by_moves(void)
 {
@@ -296,6 +322,8 @@ const struct test tests_idle[] = {
 	{ "idle_several_at_once", idle_several_at_once, 0 },
 	{ "idle_cut_short_by_a_kill", idle_cut_short_by_a_kill, 0 },
 	{ "idle_splits_huge_pages", idle_splits_huge_pages, 0 },
+	{ "idle_shares_what_was_not_written",
+	  idle_shares_what_was_not_written, 0 },
 	{ "idle_is_not_misled_by_moves", idle_is_not_misled_by_moves, 0 },
 	{ "idle_costs_little_memory", idle_costs_little_memory, 0 },
 	{ NULL, NULL, 0 },

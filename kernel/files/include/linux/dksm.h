@@ -60,6 +60,7 @@ bool folio_trylock_unless_dksm(struct folio *folio);
 void __dksm_folio_free(struct folio *folio);
 void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio);
 int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm);
+void __dksm_forked(struct mm_struct *mm, struct mm_struct *oldmm);
 void __dksm_exit(struct mm_struct *mm);
 int dksm_exec(struct linux_binprm *bprm);
 int dksm_proc_stat(struct seq_file *m, struct pid_namespace *ns,
@@ -87,6 +88,13 @@ static inline void dksm_init_mm(struct mm_struct *mm)
 static inline int dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 {
 	return READ_ONCE(oldmm->dksm) ? __dksm_fork(mm, oldmm) : 0;
+}
+
+/* All VMAs of @oldmm are locked for write, all page tables copied. */
+static inline void dksm_forked(struct mm_struct *mm, struct mm_struct *oldmm)
+{
+	if (mm->dksm)
+		__dksm_forked(mm, oldmm);
 }
 
 /* The page tables of @mm are gone. */
@@ -178,6 +186,10 @@ static inline void dksm_init_mm(struct mm_struct *mm)
 static inline int dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 {
 	return 0;
+}
+
+static inline void dksm_forked(struct mm_struct *mm, struct mm_struct *oldmm)
+{
 }
 
 static inline void dksm_exit(struct mm_struct *mm)

@@ -201,21 +201,23 @@ static int attach_run(struct file *file, unsigned int cmd,
 
 /*
  * No exec meanwhile: either it is over, and the new mm is attached, or it is still
- * to come, and takes the attachment along.
+ * to come, and takes the attachment along.  @task is asked for again, since an
+ * exec by another thread replaces it.
  */
 static int task_attach(struct file *file, unsigned int cmd,
-		       struct task_struct *task, u32 flags)
+		       struct task_struct *task,
+		       const struct dksm_attach_args *args)
 {
 	struct mm_struct *mm;
 	int ret;
 
 	if (mutex_lock_interruptible(&task->signal->cred_guard_mutex))
 		return -ERESTARTNOINTR;
-	mm = task_mm(task);
+	mm = pidfd_mm(args->pidfd);
 	if (IS_ERR(mm)) {
 		ret = PTR_ERR(mm);
 	} else {
-		ret = attach_run(file, cmd, mm, flags);
+		ret = attach_run(file, cmd, mm, args->flags);
 		mmput(mm);
 	}
 	mutex_unlock(&task->signal->cred_guard_mutex);
@@ -242,7 +244,7 @@ static long ioctl_attach(struct file *file, unsigned int cmd, void __user *arg)
 	task = task_get(args.pidfd);
 	if (IS_ERR(task))
 		return PTR_ERR(task);
-	ret = task_attach(file, cmd, task, args.flags);
+	ret = task_attach(file, cmd, task, &args);
 	put_task_struct(task);
 	return ret;
 }

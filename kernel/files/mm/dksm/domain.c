@@ -191,38 +191,54 @@ static void member_link(struct dksm_mm *member)
 	spin_unlock_irq(&domain->lock);
 }
 
+static void member_free(struct dksm_mm *member)
+{
+	struct dksm_domain *domain = member->domain;
+
+	spin_lock_irq(&domain->lock);
+	list_del(&member->node);
+	spin_unlock_irq(&domain->lock);
+	kfree(member);
+	dksm_domain_put(domain);
+}
+
+/* Under mmap_lock: a fork sees the membership from begin to end, or not at all. */
+static int mm_set_member(struct mm_struct *mm, struct dksm_mm *new)
+{
+	struct dksm_mm *old;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	old = cmpxchg(&mm->dksm, NULL, new);
+	mmap_read_unlock(mm);
+	return old ? -EEXIST : 0;
+}
+
 /**
  * dksm_mm_join - make an mm a member of a domain
  * @mm: the caller holds a reference on mm_users
  * @domain: the domain
  *
  * Return: 0 also if it is a member already, -EXDEV if it is in another domain,
- * -ENOMEM.
+ * -ENOMEM, -EINTR (a fatal signal).
  */
 int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain)
 {
-	struct dksm_mm *member = READ_ONCE(mm->dksm);
-
-	if (!member) {
+	if (!READ_ONCE(mm->dksm)) {
 		struct dksm_mm *new = member_alloc(mm, domain);
+		int err;
 
 		if (!new)
 			return -ENOMEM;
 		/* Linked first: once in mm->dksm it is used without a lock. */
 		member_link(new);
-		/* A fork sees it from begin to end, or not at all. */
-		mmap_read_lock(mm);
-		member = cmpxchg(&mm->dksm, NULL, new);
-		mmap_read_unlock(mm);
-		if (!member)
-			return 0;
-		spin_lock_irq(&domain->lock);
-		list_del(&new->node);
-		spin_unlock_irq(&domain->lock);
-		dksm_domain_put(domain);
-		kfree(new);
+		err = mm_set_member(mm, new);
+		if (err)
+			member_free(new);
+		if (err != -EEXIST)
+			return err;
 	}
-	return member->domain == domain ? 0 : -EXDEV;
+	return mm->dksm->domain == domain ? 0 : -EXDEV;
 }
 
 /**
@@ -269,15 +285,21 @@ int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 	member->attached = READ_ONCE(oldmm->dksm->attached);
 	mm->dksm = member;
 	member_link(member);
-	/*
-	 * @mm began as a copy of @oldmm, its count of zero pages included; now
-	 * that cannot change.  What ksm_fork() does not add to the sum is added
-	 * here; __dksm_exit() takes away what was not copied in the end.
-	 */
+	/* See __dksm_forked(); what is unmapped until then counts below zero. */
+	atomic_long_set(&mm->ksm_zero_pages, 0);
+	return 0;
+}
+
+/*
+ * The page tables are copied, and all VMAs of @oldmm locked, so that its count of
+ * zero pages cannot change.  What ksm_fork() does not add to the sum is added
+ * here; __dksm_exit() takes away what was not copied.
+ */
+void __dksm_forked(struct mm_struct *mm, struct mm_struct *oldmm)
+{
 	atomic_long_set(&mm->ksm_zero_pages, mm_ksm_zero_pages(oldmm));
 	if (!test_bit(MMF_VM_MERGEABLE, &oldmm->flags))
 		atomic_long_add(mm_ksm_zero_pages(mm), &ksm_zero_pages);
-	return 0;
 }
 
 /*
@@ -307,15 +329,10 @@ int dksm_exec(struct linux_binprm *bprm)
 void __dksm_exit(struct mm_struct *mm)
 {
 	struct dksm_mm *member = mm->dksm;
-	struct dksm_domain *domain = member->domain;
 
 	mm->dksm = NULL;
 	atomic_long_sub(mm_ksm_zero_pages(mm), &ksm_zero_pages);
 	dksm_maps_disown(member);
-	spin_lock_irq(&domain->lock);
-	list_del(&member->node);
-	spin_unlock_irq(&domain->lock);
 	dksm_seen_free(member);
-	kfree(member);
-	dksm_domain_put(domain);
+	member_free(member);
 }

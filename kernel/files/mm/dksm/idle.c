@@ -16,10 +16,12 @@
  * Hashes are taken of pages that may change meanwhile, and are only ever hints.
  * Everything that maps is done by merge.c, with the comparisons made there.
  *
- * A second pass comes a second later, when what booted has settled, and another
- * one as long as the last was worth it, but at most PASSES_MAX.  From then on there
- * is none until the process has populated an eighth more: so all of those together
- * cost at most nine times the last one.
+ * A second pass comes a second later, when what booted has settled.  It and those
+ * after it heed nothing that was learned: what is still as it was loaded was not
+ * written to by the boot.  Another pass follows as long as the last was worth it,
+ * but at most PASSES_MAX.  From then on there is none until the process has
+ * populated an eighth more: so all of those together cost at most nine times the
+ * last one.
  *
  * A page that was *seen* is remembered by hash and pfn, without a reference.
  * Whoever holds the page may be gone by the time the content turns up again;
@@ -75,7 +77,7 @@ enum idle_phase {
  * @batch:	for what is merged
  * @join:	for what joins in other processes
  * @report:	what was done; @scanned counts pages acted on
- * @learn:	heed what was learned
+ * @learn:	heed what was learned: in the first pass, if at all
  */
 struct idle {
 	struct dksm_vm *vm;
@@ -636,10 +638,12 @@ static void idle_moment(struct idle *idle)
 {
 	u64 begin = ktime_get_ns();
 
+	/* The first one in a domain allocates its table; see step_time(). */
 	idle->batch = dksm_batch_alloc(DKSM_BATCH_QUICK);
 	idle->join = dksm_batch_alloc(DKSM_BATCH_QUICK | DKSM_BATCH_JOIN);
 	if (idle->batch && idle->join) {
 		sights_get(idle->domain, populated_pages(idle->mm));
+		step_time(idle, ktime_get_ns() - begin);
 		idle_work(idle);
 	}
 	if (idle->vm->phase != IDLE_REST)
@@ -678,7 +682,8 @@ void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 		struct idle idle = {
 			.vm = vm, .ops = ops, .vcpu = vcpu, .mm = current->mm,
 			.member = member, .domain = member->domain,
-			.learn = !(attached & DKSM_ATTACH_NO_LEARN),
+			.learn = !(attached & DKSM_ATTACH_NO_LEARN) &&
+				 !vm->passes,
 		};
 
 		idle_moment(&idle);

@@ -212,11 +212,12 @@ bool dksm_learned_volatile(struct dksm_domain *domain, u64 hash)
  */
 bool dksm_learned_spares(struct dksm_domain *domain, u64 hash)
 {
-	struct dksm_learned *learned = domain->learned;
+	struct dksm_learned *learned;
 	struct learned_entry *entry;
 
 	if (!dksm_learned_volatile(domain, hash))
 		return false;
+	learned = READ_ONCE(domain->learned);	/* was there a moment ago */
 	spin_lock(&learned->lock);
 	entry = learned_find(learned, hash);
 	if (entry) {

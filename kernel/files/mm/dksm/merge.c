@@ -88,6 +88,7 @@ enum slot_state {
  * @pte:	what the PTE was before it was cleared
  * @state:	&enum slot_state and the reason
  * @alone:	it was protected, and nobody else mapped the folio then
+ * @writable:	the PTE allowed writing before it was protected first
  * @fresh:	@frame is a copy of @folio
  * @was_huge:	was part of a large folio when the batch began
  */
@@ -98,6 +99,7 @@ struct slot {
 	pte_t pte;
 	u8 state;
 	bool alone;
+	bool writable;
 	bool fresh;
 	bool was_huge;
 };
@@ -526,6 +528,7 @@ static void batch_protect_locked(struct dksm_batch *b, pte_t *start)
 			continue;
 		if (slot_maps(slot, ptep_get(ptep))) {
 			slot_clear(b, slot, ptep);
+			slot->writable |= pte_write(slot->pte);
 			slot->state = SLOT_CLEARED;
 		} else {
 			slot_skip(slot, DKSM_SKIP_BUSY);
@@ -619,14 +622,15 @@ static void slot_give_back(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
 	struct folio *folio = slot->folio;
 	pte_t pte = ptep_get(ptep);
 
-	if (!slot_maps(slot, pte) || !pte_write(slot->pte) ||
+	if (!slot_maps(slot, pte) || pte_write(pte) || !slot->writable ||
 	    folio_mapcount(folio) != 1 ||
 	    folio_ref_count(folio) != 2 + folio_test_swapcache(folio))
 		return;
 	SetPageAnonExclusive(&folio->page);
-	if (can_change_pte_writable(b->vma, address, pte))
-		set_pte_at(b->vma->vm_mm, address, ptep,
-			   pte_mkwrite(pte, b->vma));
+	if (can_change_pte_writable(b->vma, address, pte) &&
+	    ptep_set_access_flags(b->vma, address, ptep,
+				  pte_mkwrite(pte, b->vma), 1))
+		update_mmu_cache(b->vma, address, ptep);
 }
 
 static bool slot_is_decided(struct slot *slot)
@@ -728,7 +732,8 @@ static void slot_equals(struct dksm_batch *b, struct slot *slot,
 	slot->state = SLOT_EQUAL;
 	b->hint = dksm_folio_node(frame);
 	b->hint_nr = slot - b->slots;
-	dksm_learn_share(b->hint);
+	if (!slot->fresh)
+		dksm_learn_share(b->hint);
 }
 
 static bool batch_waits(struct dksm_batch *b)
@@ -856,6 +861,8 @@ static int slot_try_publish(struct dksm_batch *b, struct slot *slot,
 				 batch_waits(b));
 	if (*frame)
 		return PTR_ERR_OR_ZERO(*frame);
+	if (!slot->alone && !batch_waits(b))
+		return -EAGAIN;		/* to look and to copy may take a while */
 	if (!slot->alone && dksm_folio_is_foreign(slot->folio, domain))
 		return slot_publish_copy(b, slot, node, frame);
 	return dksm_frame_publish(node, slot->folio, slot->hash, frame);
@@ -1090,6 +1097,7 @@ static void batch_reset(struct dksm_batch *b)
 
 	for (slot = b->slots; slot < slots_end(b); slot++) {
 		slot_release(slot);
+		slot->alone = false;
 		if (slot->state != SLOT_ZEROED)
 			slot->state = SLOT_EMPTY;
 	}
@@ -1159,7 +1167,10 @@ void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
  */
 struct dksm_batch *dksm_batch_alloc(unsigned int flags)
 {
-	struct dksm_batch *batch = kvzalloc(sizeof(*batch), DKSM_GFP);
+	struct dksm_batch *batch;
+
+	batch = kvzalloc(sizeof(*batch), flags & DKSM_BATCH_QUICK ?
+					 DKSM_GFP_QUICK : GFP_KERNEL_ACCOUNT);
 
 	if (batch)
 		batch->flags = flags;

@@ -67,17 +67,18 @@ static void map_free(struct dksm_map *map)
 
 /*
  * Look for a map with the same translation, which need only be widened.  Free
- * on the way what lost its owner and its last VMA.
+ * on the way what lost its owner and its last VMA, if there is time for that.
  */
 static struct dksm_map *map_find(struct dksm_extent *extent,
-				 struct anon_vma *anon_vma, unsigned long delta)
+				 struct anon_vma *anon_vma, unsigned long delta,
+				 bool wait)
 {
 	struct dksm_map *map, *next;
 
 	list_for_each_entry_safe(map, next, &extent->maps, extent_list) {
 		if (map->anon_vma == anon_vma && map->delta == delta)
 			return map;
-		if (!map->owner && !map_in_use(map))
+		if (wait && !map->owner && !map_in_use(map))
 			map_free(map);
 	}
 	return NULL;
@@ -128,7 +129,7 @@ int dksm_map_add(struct dksm_mm *owner, struct dksm_node *node, u32 nr,
 			kmem_cache_free(map_cache, new);
 		return -EAGAIN;
 	}
-	map = map_find(extent, anon_vma, delta);
+	map = map_find(extent, anon_vma, delta, wait);
 	if (map) {
 		map->first = min(map->first, first);
 		map->last = max(map->last, last);
