@@ -283,23 +283,26 @@ int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm)
 	if (!member)
 		return -ENOMEM;
 	member->attached = READ_ONCE(oldmm->dksm->attached);
-	mm->dksm = member;
-	member_link(member);
 	/* See __dksm_forked(); what is unmapped until then counts below zero. */
 	atomic_long_set(&mm->ksm_zero_pages, 0);
+	mm->dksm = member;
+	member_link(member);
 	return 0;
 }
 
 /*
- * The page tables are copied, and all VMAs of @oldmm locked, so that its count of
- * zero pages cannot change.  What ksm_fork() does not add to the sum is added
- * here; __dksm_exit() takes away what was not copied.
+ * The page tables are copied, and all VMAs of @oldmm locked against faults.  As
+ * many zero pages are added to the count of @mm as to the sum, so that
+ * __dksm_exit() can take away what was not copied, or truncated meanwhile.
+ * ksm_fork() is going to add the whole count of @mm if @oldmm is mergeable.
  */
 void __dksm_forked(struct mm_struct *mm, struct mm_struct *oldmm)
 {
-	atomic_long_set(&mm->ksm_zero_pages, mm_ksm_zero_pages(oldmm));
-	if (!test_bit(MMF_VM_MERGEABLE, &oldmm->flags))
-		atomic_long_add(mm_ksm_zero_pages(mm), &ksm_zero_pages);
+	long pages = mm_ksm_zero_pages(oldmm);
+	long truncated = atomic_long_fetch_add(pages, &mm->ksm_zero_pages);
+
+	atomic_long_add(test_bit(MMF_VM_MERGEABLE, &oldmm->flags) ?
+			-truncated : pages, &ksm_zero_pages);
 }
 
 /*

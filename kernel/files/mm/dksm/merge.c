@@ -1169,8 +1169,9 @@ struct dksm_batch *dksm_batch_alloc(unsigned int flags)
 {
 	struct dksm_batch *batch;
 
+	/* Of several pages: without waiting at all, it might fail for long. */
 	batch = kvzalloc(sizeof(*batch), flags & DKSM_BATCH_QUICK ?
-					 DKSM_GFP_QUICK : GFP_KERNEL_ACCOUNT);
+					 DKSM_GFP : GFP_KERNEL_ACCOUNT);
 
 	if (batch)
 		batch->flags = flags;
