@@ -57,7 +57,7 @@ check: ## set up, build and test everything (cold: 40 minutes, warm: 12)
 
 demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.elf b.elf")
 	@tools/setup base kernel vm
-	@$(MAKE) --no-print-directory all $(BUILD)/guests/initramfs
+	@$(MAKE) -s all $(BUILD)/guests/initramfs
 	@demo/run $(GUEST)
 
 # The uapi header stands alone, in strict C and in C++.
