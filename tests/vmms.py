@@ -278,8 +278,8 @@ def firecracker():
 
 def kvmtool():
     """
-    Its guest is a bzImage, which unpacks itself after the start, and does not answer:
-    kvmtool's serial port takes input from terminals only.
+    Its guest is a bzImage, which unpacks itself after the start. It is not asked about its
+    memory: on kvmtool's serial port it did not answer without DKSM either.
     """
     binary = program("LKVM")
     check_fleet("kvmtool", lambda number: [
