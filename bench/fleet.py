@@ -14,7 +14,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from tests import vmms      # pylint: disable=wrong-import-position
 
 DOMAIN = "fleet"
-PAGE = 4096
 
 
 def number(name):

@@ -13,7 +13,9 @@
 
 #define DATA VM_PAGES
 #define N 256			/* pages that the guest populates */
-#define PAGES (DATA + N)
+#define MORE 400		/* populated to have one more pass */
+#define ROUNDS 3
+#define PAGES (DATA + N + ROUNDS * MORE)
 
 static struct peer vm_booted(int dom, unsigned int flags, u64 seed)
 {
@@ -55,14 +57,33 @@ static void wait_passes(const struct peer *p, u64 n)
 	wait_passes_of(p, n, 50);
 }
 
+static void one_more_pass(const struct peer *p, size_t first)
+{
+	u64 before = passes(p);
+
+	peer_call(p, op_guest_fill, first, MORE, 7000, 1);
+	wait_passes(p, before + 1);
+}
+
 /*
  * A page that somebody held just then, or that the kernel moved since it was
- * seen, is left alone: that may happen to a few.
+ * seen, is for a later pass.  There is one when there is more memory, behind @end.
  */
-static void check_mostly_shared(const struct peer *a, const struct peer *b,
-				size_t n)
+static void check_shared_in_the_end(const struct peer *a, const struct peer *b,
+				    size_t first, size_t n, size_t end)
 {
-	CHECK_OP(count_shared(a, b, DATA, n), >=, n - n / 16);
+	for (int i = 0; i < ROUNDS && count_shared(a, b, first, n) < n; i++) {
+		test_note("%zu of %zu pages shared so far",
+			  count_shared(a, b, first, n), n);
+		one_more_pass(a, end + i * MORE);
+		one_more_pass(b, end + i * MORE);
+	}
+	check_shared(a, b, first, n);
+}
+
+static void check_booted_shared(const struct peer *a, const struct peer *b)
+{
+	check_shared_in_the_end(a, b, DATA, N / 2, DATA + N);
 }
 
 static void idle_shares_what_booted(void)
@@ -85,8 +106,8 @@ static void idle_shares_what_booted(void)
 			  (unsigned long long)dksm_process(p[i].pid,
 						"idle_step_ns_max") / 1000);
 	}
-	check_mostly_shared(&p[0], &p[1], N / 2);
-	check_mostly_shared(&p[0], &p[2], N / 2);
+	check_booted_shared(&p[0], &p[1]);
+	check_booted_shared(&p[0], &p[2]);
 	for (int i = 0; i < 3; i++) {
 		check_guest(&p[i], 500);
 		peer_call(&p[i], op_guest_poke, DATA + i, 3, i + 1);
@@ -108,16 +129,22 @@ static void idle_can_be_off(void)
 	}
 }
 
+/* Its first passes are over. */
+static struct peer vm_settled(void)
+{
+	struct peer p = vm_start(PAGES, 1);
+
+	CHECK_EQ(dksm_attach(domain_open(""), p.pidfd, 0), 0);
+	peer_call(&p, op_guest_fill, DATA, N, 500, 1);
+	wait_passes(&p, 2);
+	return p;
+}
+
 /* Two passes, the second a second later; then only if there is much more. */
 static void idle_comes_to_an_end(void)
 {
-	enum { MORE = 768 };
-	int dom = domain_open("");
-	struct peer p = vm_start(DATA + N + MORE, 1);
+	struct peer p = vm_settled();
 
-	CHECK_EQ(dksm_attach(dom, p.pidfd, 0), 0);
-	peer_call(&p, op_guest_fill, DATA, N, 500, 1);
-	wait_passes(&p, 2);
 	peer_call(&p, op_guest_halt, 40, 50, 0, 0);
 	CHECK_EQ(passes(&p), 2);
 	peer_call(&p, op_guest_fill, DATA + N, MORE, 5000, 1);
@@ -147,7 +174,7 @@ static void idle_between_events(void)
 	for (int i = 0; i < 2; i++)
 		CHECK_EQ(peer_call(&p[i], op_guest_verify, DATA, N / 2, 500, 1),
 			 0);
-	check_mostly_shared(&p[0], &p[1], N / 2);
+	check_booted_shared(&p[0], &p[1]);
 }
 
 /* One processor computes: the guest is not idle. */
@@ -189,7 +216,7 @@ static void idle_several_at_once(void)
 	for (int i = 0; i < VMS; i++)
 		check_guest(&p[i], 500);
 	for (int i = 1; i < VMS; i++)
-		check_mostly_shared(&p[0], &p[i], N / 2);
+		check_booted_shared(&p[0], &p[i]);
 }
 
 /* Killed at any moment, some of them while others look for their pages. */
@@ -222,7 +249,7 @@ static long op_huge(struct region *r, const long *arg UNUSED)
 
 static void idle_splits_huge_pages(void)
 {
-	enum { HUGE = 4 * HUGE_SIZE / PAGE_SIZE, FIRST = 1024, N_HUGE = 512 };
+	enum { HUGE = 6 * HUGE_SIZE / PAGE_SIZE, FIRST = 1024, N_HUGE = 512 };
 	int dom = domain_open("");
 	struct peer p[2];
 
@@ -235,8 +262,7 @@ static void idle_splits_huge_pages(void)
 				    N_HUGE, KPF_THP), >, 0);
 		wait_passes(&p[i], 2);
 	}
-	CHECK_OP(count_shared(&p[0], &p[1], FIRST, N_HUGE), >=,
-		 N_HUGE - N_HUGE / 16);
+	check_shared_in_the_end(&p[0], &p[1], FIRST, N_HUGE, FIRST + N_HUGE);
 	CHECK_OP(dksm_process(p[1].pid, "huge_split"), >=, 1);
 	for (int i = 0; i < 2; i++)
 		CHECK_EQ(peer_call(&p[i], op_guest_verify, FIRST, N_HUGE, 500,
@@ -266,20 +292,15 @@ static void idle_shares_what_was_not_written(void)
 		check_private(p[i].pid, peer_page(&p[i], DATA), HOT);
 		wait_passes(&p[i], 2);
 	}
-	check_mostly_shared(&p[1], &p[2], HOT);
+	check_shared_in_the_end(&p[1], &p[2], DATA, HOT, DATA + N);
 	peers_verify(p, 3);
 }
 
 /* The kernel moves pages: then one is seen twice, in two places. */
 static void idle_is_not_misled_by_moves(void)
 {
-	enum { MORE = 768 };
-	int dom = domain_open("");
-	struct peer p = vm_start(DATA + N + MORE, 1);
+	struct peer p = vm_settled();
 
-	CHECK_EQ(dksm_attach(dom, p.pidfd, 0), 0);
-	peer_call(&p, op_guest_fill, DATA, N, 500, 1);
-	wait_passes(&p, 2);
 	for (int node = 0; node < 2; node++)
 		if (peer_move(&p, DATA, N, node) < 0)
 			SKIP("move_pages: %s", strerror(errno));
@@ -306,10 +327,11 @@ static void idle_costs_little_memory(void)
 		if (!i)		/* the tables of the domain */
 			before = dksm_domain("", "metadata_bytes");
 	}
-	check_mostly_shared(&p[0], &p[1], MANY);
 	bytes = dksm_domain("", "metadata_bytes") - before;
 	test_note("%llu bytes a page", (unsigned long long)bytes / MANY);
 	CHECK_OP(bytes, <=, 96 * MANY);
+	/* The table of what was seen loses some when it is that full. */
+	CHECK_OP(count_shared(&p[0], &p[1], DATA, MANY), >=, MANY - MANY / 100);
 	peers_verify(p, 2);
 }
 
