@@ -59,6 +59,7 @@ bool dksm_zero_pte(struct mm_struct *mm, pte_t pte);
 bool folio_trylock_unless_dksm(struct folio *folio);
 void __dksm_folio_free(struct folio *folio);
 void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio);
+void __dksm_zero_break(struct vm_fault *vmf);
 int __dksm_fork(struct mm_struct *mm, struct mm_struct *oldmm);
 void __dksm_forked(struct mm_struct *mm, struct mm_struct *oldmm);
 void __dksm_exit(struct mm_struct *mm);
@@ -73,10 +74,15 @@ static inline void dksm_folio_free(struct folio *folio)
 		__dksm_folio_free(folio);
 }
 
-static inline void dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
+/* A page is about to be copied; no @folio: it is special, like the zero page. */
+static inline void dksm_cow_break(struct vm_fault *vmf,
+				  struct vm_area_struct *vma,
+				  struct folio *folio)
 {
-	if (folio_test_dksm(folio))
+	if (folio && folio_test_dksm(folio))
 		__dksm_cow_break(vmf, folio);
+	else if (!folio && READ_ONCE(vma->vm_mm->dksm))
+		__dksm_zero_break(vmf);
 }
 
 static inline void dksm_init_mm(struct mm_struct *mm)
@@ -175,7 +181,9 @@ static inline void dksm_folio_free(struct folio *folio)
 {
 }
 
-static inline void dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
+static inline void dksm_cow_break(struct vm_fault *vmf,
+				  struct vm_area_struct *vma,
+				  struct folio *folio)
 {
 }
 

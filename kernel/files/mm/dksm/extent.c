@@ -11,6 +11,7 @@
  * come from the page-free path, so it only hands the extent to the reaper,
  * which frees it in process context after a grace period.
  */
+#include <linux/ksm.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rhashtable.h>
@@ -497,6 +498,18 @@ void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
 		dksm_learn_break(member, node);
 	}
 	trace_dksm_cow_break(vmf->vma->vm_mm, vmf->address, folio_pfn(folio));
+}
+
+/* As above, for a page that is special: of interest if it is a merged zero page. */
+void __dksm_zero_break(struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct dksm_mm *member = READ_ONCE(vma->vm_mm->dksm);
+
+	if (vmf->flags & FAULT_FLAG_UNSHARE || !is_ksm_zero_pte(vmf->orig_pte))
+		return;
+	dksm_learn_zero_break(member, dksm_learn_place(member->domain, vma,
+						       vmf->address));
 }
 
 #ifdef CONFIG_DKSM_KUNIT_TEST

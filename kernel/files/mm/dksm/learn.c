@@ -12,6 +12,11 @@
  * that not all come up at once).  Then it is merged once more, and either it is
  * written to and learned again, or the workload has changed.
  *
+ * Pages of zeroes are all alike, and many of them are written to: there it is the
+ * place in the VMA that is learned, at the first write.  Virtual machines of one
+ * kind have the same things in the same places; where another kind would have
+ * kept its zeroes, idle merging finds them a moment later.
+ *
  * What is learned outlives frames: it is kept by hash, in a table of fixed size
  * per domain.  A decision that finds no room replaces the one that had least
  * left.  It is only ever a hint, so an accident of hashes costs sharing, not
@@ -21,26 +26,27 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/xxhash.h>
 
 #include "internal.h"
 
-/* Merges that a decision lasts for; 0: learn nothing, heed nothing. */
+/* Merges that a decision lasts for, up to DKSM_LEARN_MAX; 0: learn and heed nothing. */
 unsigned int dksm_learn = 128;
 
 /* A page written to later than this was worth sharing. */
 #define LEARN_WINDOW	(30 * HZ)
 
-/* 16 Ki contents in 128 KiB; a guest that is Linux has about 3000. */
+/* 64 Ki contents in 256 KiB; a guest that is Linux has up to 10 000. */
 #define LEARN_WAYS	4
-#define LEARN_SETS	4096
+#define LEARN_SETS	16384
 
 /*
- * @tag: upper half of the hash, of which the lower half chose the set
+ * @tag: of the hash, of which other bits chose the set
  * @left: merges that the decision still lasts for; 0: the entry is free
  */
 struct learned_entry {
-	u32 tag;
-	u32 left;
+	u16 tag;
+	u16 left;
 };
 
 struct dksm_learned {
@@ -85,9 +91,9 @@ static struct learned_entry *learned_set(struct dksm_learned *learned, u64 hash)
 	return learned->entries[hash % LEARN_SETS];
 }
 
-static u32 learned_tag(u64 hash)
+static u16 learned_tag(u64 hash)
 {
-	return hash >> 32;
+	return hash >> 48;
 }
 
 static struct learned_entry *learned_find(struct dksm_learned *learned,
@@ -118,7 +124,7 @@ static struct learned_entry *learned_victim(struct dksm_learned *learned,
 }
 
 /* Not the same for all contents: else all would be tried again at once. */
-static u32 learned_lasts(u64 hash)
+static u16 learned_lasts(u64 hash)
 {
 	u32 learn = READ_ONCE(dksm_learn);
 
@@ -166,6 +172,19 @@ void dksm_learn_share(struct dksm_node *node)
 	WRITE_ONCE(node->shares, shares + 1);
 }
 
+/* Where to note that @member wrote to what was merged, or NULL if that says nothing. */
+static struct dksm_learned *learned_from(struct dksm_mm *member)
+{
+	u32 attached = READ_ONCE(member->attached);
+
+	if (!attached || attached & DKSM_ATTACH_NO_LEARN ||
+	    !READ_ONCE(dksm_learn) ||
+	    time_after(jiffies, READ_ONCE(member->merged_at) + LEARN_WINDOW))
+		return NULL;
+	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
+	return smp_load_acquire(&member->domain->learned);
+}
+
 /**
  * dksm_learn_break - a frame is written to
  * @member: who writes
@@ -175,19 +194,47 @@ void dksm_learn_share(struct dksm_node *node)
  */
 void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node)
 {
-	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
-	struct dksm_learned *learned = smp_load_acquire(&member->domain->learned);
-	u32 breaks, attached = READ_ONCE(member->attached);
+	struct dksm_learned *learned = learned_from(member);
+	u32 breaks;
 
-	if (!learned || !attached || attached & DKSM_ATTACH_NO_LEARN ||
-	    !READ_ONCE(dksm_learn) ||
-	    time_after(jiffies, READ_ONCE(member->merged_at) + LEARN_WINDOW))
+	if (!learned)
 		return;
 	breaks = READ_ONCE(node->breaks) + 1;
 	if (breaks <= U16_MAX)
 		WRITE_ONCE(node->breaks, breaks);
 	if (2 * breaks > READ_ONCE(node->shares))
 		learned_add(learned, node->hash);
+}
+
+/**
+ * dksm_learn_place - what stands for the content of a page of zeroes
+ * @domain: where it is learned
+ * @vma: the VMA; it cannot change
+ * @address: of the page, in @vma
+ *
+ * Return: a hash of the page's offset in @vma.
+ */
+u64 dksm_learn_place(struct dksm_domain *domain, struct vm_area_struct *vma,
+		     unsigned long address)
+{
+	u64 offset = address - vma->vm_start;
+
+	return xxh64(&offset, sizeof(offset), domain->seed);
+}
+
+/**
+ * dksm_learn_zero_break - a page of zeroes that was merged is written to
+ * @member: who writes
+ * @place: from dksm_learn_place()
+ *
+ * Context: as for dksm_learn_break().
+ */
+void dksm_learn_zero_break(struct dksm_mm *member, u64 place)
+{
+	struct dksm_learned *learned = learned_from(member);
+
+	if (learned)
+		learned_add(learned, place);
 }
 
 /**

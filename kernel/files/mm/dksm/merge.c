@@ -742,13 +742,16 @@ static bool batch_waits(struct dksm_batch *b)
 }
 
 /* Others wrote to such a page soon after they had it: not worth a copy. */
-static bool slot_is_volatile(struct dksm_batch *b, struct slot *slot,
-			     struct folio *frame)
+static bool batch_spares(struct dksm_batch *b, u64 hash)
 {
-	u64 hash = frame ? dksm_folio_node(frame)->hash : slot->hash;
-
 	return b->flags & DKSM_BATCH_LEARN &&
 	       dksm_learned_spares(b->member->domain, hash);
+}
+
+static u64 slot_place(struct dksm_batch *b, struct slot *slot)
+{
+	return dksm_learn_place(b->member->domain, b->vma,
+				slot_address(b, slot));
 }
 
 static void slot_classify(struct dksm_batch *b, struct slot *slot)
@@ -756,7 +759,10 @@ static void slot_classify(struct dksm_batch *b, struct slot *slot)
 	struct folio *frame;
 
 	if (slot_is_zero(b, slot)) {
-		slot->state = SLOT_ZERO;
+		if (batch_spares(b, slot_place(b, slot)))
+			slot_skip(slot, DKSM_SKIP_LEARNED);
+		else
+			slot->state = SLOT_ZERO;
 		return;
 	}
 	frame = slot_predict(b, slot);
@@ -767,7 +773,8 @@ static void slot_classify(struct dksm_batch *b, struct slot *slot)
 	}
 	if (IS_ERR(frame)) {
 		slot_skip(slot, DKSM_SKIP_BUSY);
-	} else if (slot_is_volatile(b, slot, frame)) {
+	} else if (batch_spares(b, frame ? dksm_folio_node(frame)->hash :
+					   slot->hash)) {
 		if (frame)
 			folio_put(frame);
 		slot_skip(slot, DKSM_SKIP_LEARNED);

@@ -268,7 +268,7 @@ static ssize_t learn_store(struct kobject *kobj, struct kobj_attribute *attr,
 
 	if (err)
 		return err;
-	if (value > INT_MAX / 2)
+	if (value > DKSM_LEARN_MAX)
 		return -EINVAL;
 	WRITE_ONCE(dksm_learn, value);
 	return count;

@@ -46,7 +46,7 @@ void dksm_stat_add(struct dksm_mm *member, struct dksm_report *sum,
 	report_add(sum, report);
 	spin_unlock(&member->stat_lock);
 	/* What is written to from now on teaches, for a while. */
-	if (report->merged || report->published)
+	if (report->merged || report->published || report->zero)
 		WRITE_ONCE(member->merged_at, jiffies);
 }
 

@@ -90,7 +90,7 @@ static void learn_again(struct kunit *test)
 static void learn_makes_room(struct kunit *test)
 {
 	struct dksm_domain *domain = learn_domain(test);
-	const u64 step = 1ULL << 32, first = step + 5;
+	const u64 step = 1ULL << 48, first = step + 5;
 	u64 hash;
 
 	/* These last for ever longer. */
