@@ -25,7 +25,7 @@
 unsigned int dksm_max_page_sharing = 256;
 
 /* Most maps of an extent, for each sharer that a frame may have. */
-#define MAPS_PER_SHARER	4
+#define CLAIMS_PER_SHARER	4
 
 static u32 index_hashfn(const void *key, u32 len, u32 seed)
 {
@@ -264,7 +264,7 @@ struct folio *dksm_frame_get(struct dksm_node *node)
  * takes over.  So the reference count is what the cap is compared with: it
  * counts those who are still on their way, too, and never allows too many.
  *
- * The number of maps is bounded as well, since walks of the reverse map are
+ * The number of claims is bounded as well, since walks of the reverse map are
  * linear in it: a process that merges the same content at ever new addresses
  * adds maps that stay until it exits.
  */
@@ -274,7 +274,7 @@ static bool frame_takes_one_more(struct dksm_extent *extent,
 	unsigned int max = READ_ONCE(dksm_max_page_sharing);
 
 	return folio_ref_count(frame) <= max &&
-	       READ_ONCE(extent->nr_maps) < MAPS_PER_SHARER * max &&
+	       READ_ONCE(extent->claims) < CLAIMS_PER_SHARER * max &&
 	       !folio_test_hwpoison(frame);
 }
 

@@ -179,7 +179,7 @@ struct dksm_node {
  * @list:	in @domain->extents
  * @maps_lock:	protects @maps and what is in them
  * @maps:	all maps of this extent, owned or not
- * @nr_maps:	how many; read locklessly
+ * @claims:	maps, and the page offsets they have beyond one; read locklessly
  * @dead:	on the reaper's list when @refs is 0
  * @nodes:	the nodes
  */
@@ -191,7 +191,7 @@ struct dksm_extent {
 	struct list_head list;
 	struct rw_semaphore maps_lock;
 	struct list_head maps;
-	unsigned int nr_maps;
+	unsigned int claims;
 	struct llist_node dead;
 	struct dksm_node nodes[] __counted_by(nr);
 };
@@ -211,11 +211,13 @@ struct dksm_extent {
  * @delta:	page offset in @anon_vma minus position in @extent; modulo 2^64
  * @first:	first position covered
  * @last:	last position covered
+ * @spread:	page offsets beyond the first; not 0 for a single position only
  *
  * What (mapping, index) of an ordinary anonymous folio says for one page, a map
  * says for a run of frames: a frame at position p may be mapped by every VMA in
- * @anon_vma's interval tree that covers page offset p + @delta.  It may claim
- * too much, never too little.
+ * @anon_vma's interval tree that covers page offset p + @delta.  Or for one frame
+ * and a run of page offsets up to p + @delta + @spread, since images are padded
+ * with equal pages.  It may claim too much, never too little.
  */
 struct dksm_map {
 	struct dksm_extent *extent;
@@ -224,9 +226,13 @@ struct dksm_map {
 	struct dksm_mm *owner;
 	struct anon_vma *anon_vma;
 	unsigned long delta;
-	u32 first;
-	u32 last;
+	u16 first;
+	u16 last;
+	u32 spread;
 };
+
+/* Of one map: a page table's worth of equal pages. */
+#define DKSM_SPREAD_MAX	(PTRS_PER_PTE - 1)
 
 /* domain.c */
 extern struct mutex dksm_domains_lock;
@@ -277,8 +283,8 @@ static inline struct dksm_extent *dksm_node_extent(struct dksm_node *node)
 }
 
 /* rmap.c */
-int dksm_map_add(struct dksm_mm *owner, struct dksm_node *node, u32 nr,
-		 struct anon_vma *anon_vma, pgoff_t pgoff, bool wait);
+int dksm_map_add(struct dksm_mm *owner, struct dksm_extent *extent,
+		 const struct dksm_map *want, bool wait);
 bool dksm_folio_is_foreign(struct folio *folio, struct dksm_domain *domain);
 void dksm_maps_prune(struct dksm_mm *owner);
 void dksm_maps_disown(struct dksm_mm *owner);

@@ -953,6 +953,13 @@ found:
 	return b->open ? &b->open->nodes[pos] : NULL;
 }
 
+static int batch_map_add(struct dksm_batch *b, struct dksm_node *node,
+			 const struct dksm_map *want)
+{
+	return dksm_map_add(b->member, dksm_node_extent(node), want,
+			    batch_waits(b));
+}
+
 static void batch_publish_run(struct dksm_batch *b, struct slot *first,
 			      struct slot *last)
 {
@@ -963,9 +970,12 @@ static void batch_publish_run(struct dksm_batch *b, struct slot *first,
 	int err = -ENOMEM;
 
 	if (node)
-		err = dksm_map_add(b->member, node, nr,
-				   folio_anon_vma(first->folio), index,
-				   batch_waits(b));
+		err = batch_map_add(b, node, &(struct dksm_map) {
+			.anon_vma = folio_anon_vma(first->folio),
+			.delta = index - node->pos,
+			.first = node->pos,
+			.last = node->pos + nr - 1,
+		});
 	for (slot = first; slot <= last; slot++) {
 		if (slot->state != SLOT_NEW)
 			continue;
@@ -1004,10 +1014,15 @@ static unsigned long slot_delta(struct dksm_batch *b, struct slot *slot)
 	       dksm_folio_node(slot->frame)->pos;
 }
 
+/* Does one map do for the slots from @first to @last and for @slot? */
 static bool slots_share_map(struct dksm_batch *b, struct slot *first,
-			    struct slot *slot)
+			    struct slot *last, struct slot *slot)
 {
-	return dksm_node_extent(dksm_folio_node(slot->frame)) ==
+	/* One frame, again and again. */
+	if (slot->frame == first->frame)
+		return last->frame == first->frame && slot - last == 1;
+	return (last == first || last->frame != first->frame) &&
+	       dksm_node_extent(dksm_folio_node(slot->frame)) ==
 	       dksm_node_extent(dksm_folio_node(first->frame)) &&
 	       slot_delta(b, slot) == slot_delta(b, first);
 }
@@ -1016,13 +1031,16 @@ static void batch_map_run(struct dksm_batch *b, struct slot *first,
 			  struct slot *last)
 {
 	struct dksm_node *node = dksm_folio_node(first->frame);
-	u32 nr = dksm_folio_node(last->frame)->pos - node->pos + 1;
 	struct slot *slot;
 	int err;
 
-	err = dksm_map_add(b->member, node, nr, b->vma->anon_vma,
-			   linear_page_index(b->vma, slot_address(b, first)),
-			   batch_waits(b));
+	err = batch_map_add(b, node, &(struct dksm_map) {
+		.anon_vma = b->vma->anon_vma,
+		.delta = slot_delta(b, first),
+		.first = node->pos,
+		.last = dksm_folio_node(last->frame)->pos,
+		.spread = last->frame == first->frame ? last - first : 0,
+	});
 	if (!err)
 		return;
 	for (slot = first; slot <= last; slot++)
@@ -1037,7 +1055,7 @@ static void batch_map(struct dksm_batch *b)
 	for (slot = b->slots; slot < slots_end(b); slot++) {
 		if (slot->state != SLOT_EQUAL)
 			continue;
-		if (first && !slots_share_map(b, first, slot)) {
+		if (first && !slots_share_map(b, first, last, slot)) {
 			batch_map_run(b, first, last);
 			first = NULL;
 		}

@@ -56,32 +56,67 @@ static bool map_in_use(struct dksm_map *map)
 	return in_use;
 }
 
+static void claims_add(struct dksm_extent *extent, unsigned int more)
+{
+	WRITE_ONCE(extent->claims, extent->claims + more);
+}
+
 static void map_free(struct dksm_map *map)
 {
 	list_del(&map->extent_list);
-	WRITE_ONCE(map->extent->nr_maps, map->extent->nr_maps - 1);
+	claims_add(map->extent, -1 - map->spread);
 	put_anon_vma(map->anon_vma);
 	atomic_long_sub(sizeof(*map), &map->extent->domain->metadata);
 	kmem_cache_free(map_cache, map);
 }
 
+/* A run of frames, each at one page offset, takes in one that goes on there. */
+static bool run_widen(struct dksm_map *map, const struct dksm_map *want)
+{
+	if (map->spread || want->spread || map->delta != want->delta)
+		return false;
+	map->first = min(map->first, want->first);
+	map->last = max(map->last, want->last);
+	return true;
+}
+
+/* One frame at a run of page offsets takes in one that touches it. */
+static bool pile_widen(struct dksm_map *map, const struct dksm_map *want)
+{
+	pgoff_t low = map->delta + map->first, high = low + map->spread;
+	pgoff_t more = want->delta + want->first;
+
+	if (map->first != map->last || want->first != want->last ||
+	    map->first != want->first ||
+	    more > high + 1 || low > more + want->spread + 1)
+		return false;
+	low = min(low, more);
+	high = max(high, more + want->spread);
+	if (high - low > DKSM_SPREAD_MAX)
+		return false;
+	map->delta = low - map->first;
+	claims_add(map->extent, high - low - map->spread);
+	map->spread = high - low;
+	return true;
+}
+
 /*
- * Look for a map with the same translation, which need only be widened.  Free
- * on the way what lost its owner and its last VMA, if there is time for that.
+ * Look for a map that need only be widened.  Free on the way what lost its owner
+ * and its last VMA, if there is time for that.
  */
-static struct dksm_map *map_find(struct dksm_extent *extent,
-				 struct anon_vma *anon_vma, unsigned long delta,
-				 bool wait)
+static bool maps_widen(struct dksm_extent *extent, const struct dksm_map *want,
+		       bool wait)
 {
 	struct dksm_map *map, *next;
 
 	list_for_each_entry_safe(map, next, &extent->maps, extent_list) {
-		if (map->anon_vma == anon_vma && map->delta == delta)
-			return map;
+		if (map->anon_vma == want->anon_vma &&
+		    (run_widen(map, want) || pile_widen(map, want)))
+			return true;
 		if (wait && !map->owner && !map_in_use(map))
 			map_free(map);
 	}
-	return NULL;
+	return false;
 }
 
 static bool maps_lock(struct dksm_mm *owner, struct dksm_extent *extent,
@@ -103,55 +138,51 @@ static bool maps_lock(struct dksm_mm *owner, struct dksm_extent *extent,
 /**
  * dksm_map_add - declare that frames of an extent are going to be mapped
  * @owner: the mm that does it
- * @node: of the first frame; its extent is held by the caller
- * @nr: how many
- * @anon_vma: in use by a VMA of @owner, whose mmap_lock is held
- * @pgoff: page offset in @anon_vma of the first
+ * @extent: theirs, held by the caller
+ * @want: where: @anon_vma, in use by a VMA of @owner, whose mmap_lock is held,
+ *	@delta, @first, @last and @spread
  * @wait: whether to wait for locks and memory
  *
- * There is at most one map for a translation; it grows to the hull of what it
- * was asked to cover, so that merging the same memory again adds nothing.
+ * A map that says nearly the same grows instead to the hull of both, so that
+ * merging the same memory again adds nothing.
  *
  * Return: 0, -ENOMEM, or -EAGAIN if it would have to wait.
  */
-int dksm_map_add(struct dksm_mm *owner, struct dksm_node *node, u32 nr,
-		 struct anon_vma *anon_vma, pgoff_t pgoff, bool wait)
+int dksm_map_add(struct dksm_mm *owner, struct dksm_extent *extent,
+		 const struct dksm_map *want, bool wait)
 {
-	struct dksm_extent *extent = dksm_node_extent(node);
-	u32 first = node->pos, last = first + nr - 1;
-	unsigned long delta = pgoff - first;
-	struct dksm_map *new, *map;
+	struct dksm_map *map;
+	int err = 0;
 
 	/* Before the lock: reclaim may want to walk this very extent. */
-	new = kmem_cache_alloc(map_cache, wait ? DKSM_GFP : DKSM_GFP_QUICK);
+	map = kmem_cache_alloc(map_cache, wait ? DKSM_GFP : DKSM_GFP_QUICK);
 	if (!maps_lock(owner, extent, wait)) {
-		if (new)
-			kmem_cache_free(map_cache, new);
-		return -EAGAIN;
+		err = -EAGAIN;
+		goto out;
 	}
-	map = map_find(extent, anon_vma, delta, wait);
-	if (map) {
-		map->first = min(map->first, first);
-		map->last = max(map->last, last);
-		if (new)
-			kmem_cache_free(map_cache, new);
-	} else if (new) {
-		map = new;
-		dksm_extent_get(extent);
-		get_anon_vma(anon_vma);
-		*map = (struct dksm_map) {
-			.extent = extent, .owner = owner,
-			.anon_vma = anon_vma, .delta = delta,
-			.first = first, .last = last,
-		};
-		list_add_tail(&map->extent_list, &extent->maps);
-		list_add_tail(&map->owner_list, &owner->maps);
-		WRITE_ONCE(extent->nr_maps, extent->nr_maps + 1);
-		atomic_long_add(sizeof(*map), &extent->domain->metadata);
+	if (maps_widen(extent, want, wait))
+		goto unlock;
+	if (!map) {
+		err = -ENOMEM;
+		goto unlock;
 	}
+	*map = *want;
+	map->extent = extent;
+	map->owner = owner;
+	dksm_extent_get(extent);
+	get_anon_vma(map->anon_vma);
+	list_add_tail(&map->extent_list, &extent->maps);
+	list_add_tail(&map->owner_list, &owner->maps);
+	claims_add(extent, 1 + map->spread);
+	atomic_long_add(sizeof(*map), &extent->domain->metadata);
+	map = NULL;
+unlock:
 	up_write(&extent->maps_lock);
 	mutex_unlock(&owner->lock);
-	return map ? 0 : -ENOMEM;
+out:
+	if (map)
+		kmem_cache_free(map_cache, map);
+	return err;
 }
 
 /* Free the map, or with @disown at least let go of it. */
@@ -242,22 +273,12 @@ bool dksm_folio_is_foreign(struct folio *folio, struct dksm_domain *domain)
 	return foreign;
 }
 
-/* Returns false if the walk is to end. */
-static bool map_walk(struct dksm_map *map, u32 pos, struct folio *folio,
-		     struct rmap_walk_control *rwc)
+/* Both return false if the walk is to end. */
+static bool walk_offset(struct anon_vma *anon_vma, pgoff_t pgoff,
+			struct folio *folio, struct rmap_walk_control *rwc)
 {
-	struct anon_vma *anon_vma = map->anon_vma;
-	pgoff_t pgoff = map->delta + pos;
 	struct anon_vma_chain *avc;
-	bool go_on = true;
 
-	if (!anon_vma_trylock_read(anon_vma)) {
-		if (rwc->try_lock) {
-			rwc->contended = true;
-			return false;
-		}
-		anon_vma_lock_read(anon_vma);
-	}
 	anon_vma_interval_tree_foreach(avc, &anon_vma->rb_root, pgoff, pgoff) {
 		struct vm_area_struct *vma = avc->vma;
 		unsigned long address = vma_address(vma, pgoff, 1);
@@ -266,11 +287,29 @@ static bool map_walk(struct dksm_map *map, u32 pos, struct folio *folio,
 		cond_resched();
 		if (rwc->invalid_vma && rwc->invalid_vma(vma, rwc->arg))
 			continue;
-		go_on = rwc->rmap_one(folio, vma, address, rwc->arg) &&
-			!(rwc->done && rwc->done(folio));
-		if (!go_on)
-			break;
+		if (!rwc->rmap_one(folio, vma, address, rwc->arg) ||
+		    (rwc->done && rwc->done(folio)))
+			return false;
 	}
+	return true;
+}
+
+static bool map_walk(struct dksm_map *map, u32 pos, struct folio *folio,
+		     struct rmap_walk_control *rwc)
+{
+	struct anon_vma *anon_vma = map->anon_vma;
+	bool go_on = true;
+	u32 i;
+
+	if (!anon_vma_trylock_read(anon_vma)) {
+		if (rwc->try_lock) {
+			rwc->contended = true;
+			return false;
+		}
+		anon_vma_lock_read(anon_vma);
+	}
+	for (i = 0; i <= map->spread && go_on; i++)
+		go_on = walk_offset(anon_vma, map->delta + pos + i, folio, rwc);
 	anon_vma_unlock_read(anon_vma);
 	return go_on;
 }
@@ -300,14 +339,15 @@ void dksm_rmap_walk(struct folio *folio, struct rmap_walk_control *rwc)
 static void map_collect(struct dksm_map *map, u32 pos, struct task_struct *task,
 			struct page *page, struct list_head *to_kill)
 {
-	pgoff_t pgoff = map->delta + pos;
+	pgoff_t first = map->delta + pos, pgoff;
 	struct anon_vma_chain *avc;
 
-	anon_vma_interval_tree_foreach(avc, &map->anon_vma->rb_root,
-				       pgoff, pgoff)
-		if (avc->vma->vm_mm == task->mm)
-			add_to_kill_ksm(task, page, avc->vma, to_kill,
-					vma_address(avc->vma, pgoff, 1));
+	for (pgoff = first; pgoff <= first + map->spread; pgoff++)
+		anon_vma_interval_tree_foreach(avc, &map->anon_vma->rb_root,
+					       pgoff, pgoff)
+			if (avc->vma->vm_mm == task->mm)
+				add_to_kill_ksm(task, page, avc->vma, to_kill,
+						vma_address(avc->vma, pgoff, 1));
 }
 
 /* From collect_procs_ksm(): @folio is a locked frame hit by a memory error. */

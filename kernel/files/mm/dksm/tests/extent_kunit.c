@@ -12,6 +12,7 @@
 struct dksm_test {
 	struct dksm_domain domain;
 	struct dksm_mm member;
+	struct anon_vma *anon_vma;
 };
 
 static struct folio *test_folio(struct kunit *test, u8 fill)
@@ -220,6 +221,7 @@ static struct dksm_map *only_map(struct dksm_extent *extent)
 /* An anon_vma of a VMA of this thread's own would need an mm: make one up. */
 static struct anon_vma *test_anon_vma(struct kunit *test)
 {
+	struct dksm_test *t = test->priv;
 	struct anon_vma *anon_vma = kunit_kzalloc(test, sizeof(*anon_vma),
 						  GFP_KERNEL);
 
@@ -228,7 +230,22 @@ static struct anon_vma *test_anon_vma(struct kunit *test)
 	anon_vma->rb_root = RB_ROOT_CACHED;
 	anon_vma->root = anon_vma;
 	atomic_set(&anon_vma->refcount, 1);
+	t->anon_vma = anon_vma;
 	return anon_vma;
+}
+
+/* Add a map of @nr frames from position @pos on, at page offset @pgoff. */
+static int test_map(struct dksm_test *t, struct dksm_extent *extent, u32 pos,
+		    u32 nr, pgoff_t pgoff, bool wait)
+{
+	struct dksm_map want = {
+		.anon_vma = t->anon_vma,
+		.delta = pgoff - pos,
+		.first = pos,
+		.last = pos + nr - 1,
+	};
+
+	return dksm_map_add(&t->member, extent, &want, wait);
 }
 
 static void maps_of_one_translation_are_one(struct kunit *test)
@@ -238,24 +255,58 @@ static void maps_of_one_translation_are_one(struct kunit *test)
 	struct anon_vma *anon_vma = test_anon_vma(test);
 	struct dksm_map *map;
 
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[5], 3,
-					      anon_vma, 105, true));
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[2], 2,
-					      anon_vma, 102, false));
+	KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 5, 3, 105, true));
+	KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 2, 2, 102, false));
 	map = only_map(extent);
 	KUNIT_ASSERT_NOT_NULL(test, map);
 	KUNIT_EXPECT_EQ(test, 2U, map->first);
 	KUNIT_EXPECT_EQ(test, 7U, map->last);
 	KUNIT_EXPECT_EQ(test, 2, atomic_read(&anon_vma->refcount));
 
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[9], 1,
-					      anon_vma, 110, true));
+	KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 9, 1, 110, true));
 	KUNIT_EXPECT_NULL(test, only_map(extent));
 	KUNIT_EXPECT_EQ(test, 3, atomic_read(&anon_vma->refcount));
 	/* This anon_vma has no VMA: both maps are useless. */
 	dksm_maps_prune(&t->member);
 	KUNIT_EXPECT_TRUE(test, list_empty(&extent->maps));
 	KUNIT_EXPECT_TRUE(test, list_empty(&t->member.maps));
+	KUNIT_EXPECT_EQ(test, 1, atomic_read(&anon_vma->refcount));
+	dksm_extent_built(extent);
+}
+
+/* Padding: one frame in consecutive pages, which come in any order. */
+static void maps_of_a_frame_pile_up(struct kunit *test)
+{
+	struct dksm_test *t = test->priv;
+	struct dksm_extent *extent = test_extent(test, 20);
+	struct anon_vma *anon_vma = test_anon_vma(test);
+	struct dksm_map *map;
+	pgoff_t pgoff;
+
+	for (pgoff = 103; pgoff < 110; pgoff++)
+		KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 7, 1, pgoff, true));
+	for (pgoff = 102; pgoff >= 100; pgoff--)
+		KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 7, 1, pgoff, true));
+	KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 7, 1, 105, true));
+	map = only_map(extent);
+	KUNIT_ASSERT_NOT_NULL(test, map);
+	KUNIT_EXPECT_EQ(test, 7, map->first);
+	KUNIT_EXPECT_EQ(test, 7, map->last);
+	KUNIT_EXPECT_EQ(test, 100UL, map->delta + 7);
+	KUNIT_EXPECT_EQ(test, 9U, map->spread);
+	KUNIT_EXPECT_EQ(test, 10U, extent->claims);
+
+	/* Not its neighbour, another frame, or too many. */
+	KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 7, 1, 111, true));
+	KUNIT_EXPECT_EQ(test, 11U, extent->claims);
+	KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 8, 1, 108, true));
+	KUNIT_EXPECT_EQ(test, 12U, extent->claims);
+	KUNIT_EXPECT_EQ(test, 4, atomic_read(&anon_vma->refcount));
+	for (pgoff = 110; pgoff <= 100 + DKSM_SPREAD_MAX + 1; pgoff++)
+		KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 7, 1, pgoff, true));
+	KUNIT_EXPECT_EQ(test, DKSM_SPREAD_MAX, map->spread);
+	dksm_maps_prune(&t->member);
+	KUNIT_EXPECT_EQ(test, 0U, extent->claims);
 	KUNIT_EXPECT_EQ(test, 1, atomic_read(&anon_vma->refcount));
 	dksm_extent_built(extent);
 }
@@ -268,13 +319,11 @@ static void map_add_does_not_wait(struct kunit *test)
 
 	down_read(&extent->maps_lock);
 	KUNIT_EXPECT_EQ(test, -EAGAIN,
-			dksm_map_add(&t->member, &extent->nodes[0], 1,
-				     anon_vma, 0, false));
+			test_map(t, extent, 0, 1, 0, false));
 	up_read(&extent->maps_lock);
 	mutex_lock(&t->member.lock);
 	KUNIT_EXPECT_EQ(test, -EAGAIN,
-			dksm_map_add(&t->member, &extent->nodes[0], 1,
-				     anon_vma, 0, false));
+			test_map(t, extent, 0, 1, 0, false));
 	mutex_unlock(&t->member.lock);
 	KUNIT_EXPECT_TRUE(test, list_empty(&extent->maps));
 	dksm_extent_built(extent);
@@ -309,8 +358,7 @@ static void used_map_outlives_its_owner(struct kunit *test)
 	struct rb_node user;
 
 	rb_link_node(&user, NULL, &anon_vma->rb_root.rb_root.rb_node);
-	KUNIT_EXPECT_EQ(test, 0, dksm_map_add(&t->member, &extent->nodes[0], 4,
-					      anon_vma, 0, true));
+	KUNIT_EXPECT_EQ(test, 0, test_map(t, extent, 0, 4, 0, true));
 	dksm_maps_prune(&t->member);
 	KUNIT_EXPECT_FALSE(test, list_empty(&t->member.maps));
 	dksm_maps_disown(&t->member);
@@ -363,6 +411,7 @@ static struct kunit_case dksm_test_cases[] = {
 	KUNIT_CASE(migration_moves_the_frame),
 	KUNIT_CASE(locked_frame_is_left_alone),
 	KUNIT_CASE(maps_of_one_translation_are_one),
+	KUNIT_CASE(maps_of_a_frame_pile_up),
 	KUNIT_CASE(map_add_does_not_wait),
 	KUNIT_CASE(extents_double),
 	KUNIT_CASE(used_map_outlives_its_owner),
