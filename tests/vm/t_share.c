@@ -475,6 +475,42 @@ static void cap_inside_one_process(void)
 	region_verify(&r);
 }
 
+/* Images are padded with equal pages: a run of these needs one map, not many. */
+static void padding_costs_little(void)
+{
+	enum { ENDS = 8, PAGES = 600 };
+	int dom = domain_open("");
+	struct peer p[3];
+
+	for (size_t i = 0; i < 3; i++) {
+		u64 before = dksm_domain("", "metadata_bytes");
+
+		p[i] = peer_start(PAGES);
+		peer_fill(&p[i], 0, PAGES, 1, 0);
+		peer_fill(&p[i], 0, ENDS, 10, 1);
+		peer_fill(&p[i], PAGES - ENDS, ENDS, 20, 1);
+		peer_merge(&p[i], dom);
+		CHECK_EQ(count_merged(p[i].pid, p[i].addr, PAGES), PAGES);
+		/* Of the padding; and of the pages at the ends, in the first. */
+		CHECK_OP(dksm_domain("", "metadata_bytes") - before, <,
+			 PAGES + (i ? 1000 : 2500));
+	}
+	check_shared(&p[0], &p[2], 0, ENDS);
+	check_shared(&p[1], &p[2], PAGES - ENDS, ENDS);
+	for (size_t i = 0; i < 3; i++) {
+		peer_migrate(&p[i], PAGES / 2 + i * 10);
+		CHECK_EQ(count_merged(p[i].pid, p[i].addr, PAGES), PAGES);
+	}
+	for (size_t i = 0; i < 60; i++)
+		peer_poke(&p[i % 3], i * 10, i % 512, i);
+	peers_verify(p, 3);
+	peer_merge(&p[0], dom);
+	peer_exit(&p[1]);
+	EXPECT(peer_unmerge(&p[0], dom), .unmerged = PAGES);
+	peers_verify(&p[0], 1);
+	peers_verify(&p[2], 1);
+}
+
 static void knob_ranges(void)
 {
 	static const char *const bad_cap[] = {
@@ -520,6 +556,7 @@ const struct test tests_share[] = {
 	{ "read_faulted_zero_pages", read_faulted_zero_pages, 0 },
 	{ "cap_on_sharing", cap_on_sharing, 0 },
 	{ "cap_inside_one_process", cap_inside_one_process, 0 },
+	{ "padding_costs_little", padding_costs_little, 0 },
 	{ "knob_ranges", knob_ranges, 0 },
 	{ NULL, NULL, 0 },
 };

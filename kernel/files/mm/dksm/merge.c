@@ -84,7 +84,7 @@ enum slot_state {
  * struct slot - one page of the batch
  * @folio:	referenced and locked, or NULL
  * @frame:	referenced, in SLOT_EQUAL; the mapping's in SLOT_MERGED
- * @hash:	of the content, in SLOT_NEW
+ * @hash:	of the content, in SLOT_NEW; 0 if it was not needed before
  * @pte:	what the PTE was before it was cleared
  * @state:	&enum slot_state and the reason
  * @alone:	it was protected, and nobody else mapped the folio then
@@ -893,6 +893,25 @@ static void slot_publish(struct dksm_batch *b, struct slot *slot,
 		slot_published(b, slot);
 }
 
+static bool slot_repeats(struct dksm_batch *b, struct slot *slot)
+{
+	return slot > b->slots && slot->hash == slot[-1].hash;
+}
+
+/* Padding: the page before had the same content, and found or became a frame. */
+static bool slot_follows(struct dksm_batch *b, struct slot *slot)
+{
+	struct folio *frame = NULL;
+
+	if (slot_repeats(b, slot))
+		frame = dksm_frame_find(b->member->domain, slot->hash,
+					slot->folio, batch_waits(b));
+	if (IS_ERR_OR_NULL(frame))
+		return false;
+	slot_equals(b, slot, frame);
+	return true;
+}
+
 /* The reverse map of a page to be published is that of the anonymous folio. */
 static bool slot_continues(struct slot *first, struct slot *slot)
 {
@@ -913,7 +932,9 @@ static struct slot *batch_run_end(struct dksm_batch *b, struct slot *first)
 			continue;
 		if (!slot_continues(first, slot))
 			break;
-		last = slot;
+		/* Those at the end need no node, it seems. */
+		if (!slot_repeats(b, slot))
+			last = slot;
 	}
 	return last;
 }
@@ -1000,6 +1021,8 @@ static void batch_publish(struct dksm_batch *b)
 			slot_skip(slot, DKSM_SKIP_BUSY);
 			continue;
 		}
+		if (slot_follows(b, slot))
+			continue;
 		last = batch_run_end(b, slot);
 		batch_publish_run(b, slot, last);
 		slot = last;
