@@ -60,7 +60,8 @@ struct dksm;
  * @merge_ns:		time spent in them, in nanoseconds
  * @idle_ns:		time spent in idle virtual machines, in nanoseconds
  * @huge_split:		large folios split to merge pages of them
- * @learned_volatile:	contents known to be written to soon, and left alone
+ * @learned_volatile:	contents, and places of zeroes, known to be written to
+ *			soon, and left alone
  * @reserved:		0
  */
 struct dksm_counters {
@@ -83,8 +84,8 @@ struct dksm_counters {
  * @counters:		sums over all domains
  * @max_page_sharing:	the most mappings that one frame may have
  * @use_zero_pages:	whether zero pages become the kernel's zero page (0 or 1)
- * @learn:		loads for which a volatile content is left alone, 0 if
- *			nothing is learned
+ * @learn:		loads for which a volatile content is left alone, 32768 at
+ *			most, 0 if nothing is learned
  * @reserved:		0
  */
 struct dksm_global {

@@ -24,7 +24,7 @@
 
 unsigned int dksm_max_page_sharing = 256;
 
-/* Most maps of an extent, for each sharer that a frame may have. */
+/* Most claims of an extent's maps, for each sharer that a frame may have. */
 #define CLAIMS_PER_SHARER	4
 
 static u32 index_hashfn(const void *key, u32 len, u32 seed)
@@ -508,8 +508,7 @@ void __dksm_zero_break(struct vm_fault *vmf)
 
 	if (vmf->flags & FAULT_FLAG_UNSHARE || !is_ksm_zero_pte(vmf->orig_pte))
 		return;
-	dksm_learn_zero_break(member, dksm_learn_place(member->domain, vma,
-						       vmf->address));
+	dksm_learn_zero_break(member, vma, vmf->address);
 }
 
 #ifdef CONFIG_DKSM_KUNIT_TEST

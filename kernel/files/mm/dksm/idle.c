@@ -40,6 +40,7 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
+#include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 #include <linux/xxhash.h>
 #include <trace/events/dksm.h>
@@ -174,8 +175,8 @@ static struct dksm_sights *sights_get(struct dksm_domain *domain,
 		return sights;
 	sets = clamp(roundup_pow_of_two(pages / 2 + 1), BIT(10),
 		     SIGHT_SETS_MAX);
-	sights = kvzalloc(sights_bytes(sets), GFP_KERNEL_ACCOUNT |
-			  __GFP_NORETRY | __GFP_NOWARN);
+	/* kvzalloc() would round the size up to twice as much. */
+	sights = __vmalloc(sights_bytes(sets), DKSM_GFP | __GFP_ZERO);
 	if (!sights)
 		return NULL;
 	spin_lock_init(&sights->lock);
@@ -443,7 +444,7 @@ static bool page_is_wanted(struct idle *idle, struct step *step,
 
 	if (page_is_zero(idle, page))
 		return true;
-	if (idle->learn && dksm_learned_volatile(idle->domain, hash))
+	if (idle->learn && dksm_learned_volatile(idle->domain, dksm_learn_content(hash)))
 		return false;
 	if (dksm_index_has(idle->domain, hash))
 		return true;

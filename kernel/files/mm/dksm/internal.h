@@ -298,11 +298,13 @@ void dksm_learn_free(struct dksm_domain *domain);
 void dksm_learn_begin(struct dksm_node *node);
 void dksm_learn_share(struct dksm_node *node);
 void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node);
+void dksm_learn_zero_break(struct dksm_mm *member, struct vm_area_struct *vma,
+			   unsigned long address);
+u64 dksm_learn_content(u64 hash);
 u64 dksm_learn_place(struct dksm_domain *domain, struct vm_area_struct *vma,
 		     unsigned long address);
-void dksm_learn_zero_break(struct dksm_mm *member, u64 place);
-bool dksm_learned_volatile(struct dksm_domain *domain, u64 hash);
-bool dksm_learned_spares(struct dksm_domain *domain, u64 hash);
+bool dksm_learned_volatile(struct dksm_domain *domain, u64 key);
+bool dksm_learned_spares(struct dksm_domain *domain, u64 key);
 long dksm_learned_count(struct dksm_domain *domain);
 
 /* merge.c */

@@ -14,8 +14,10 @@
  *
  * Pages of zeroes are all alike, and many of them are written to: there it is the
  * place in the VMA that is learned, at the first write.  Virtual machines of one
- * kind have the same things in the same places; where another kind would have
- * kept its zeroes, idle merging finds them a moment later.
+ * kind have the same things in the same places; where another kind, or another
+ * VMA, would have kept its zeroes, idle merging finds them a moment later.  (What
+ * was part of a huge page is mapped to the zero page by splitting it, and does not
+ * come here.)  Places have a half of the table for themselves.
  *
  * What is learned outlives frames: it is kept by hash, in a table of fixed size
  * per domain.  A decision that finds no room replaces the one that had least
@@ -26,6 +28,7 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/vmalloc.h>
 #include <linux/xxhash.h>
 
 #include "internal.h"
@@ -67,7 +70,8 @@ int dksm_learn_prepare(struct dksm_domain *domain)
 
 	if (READ_ONCE(domain->learned) || !READ_ONCE(dksm_learn))
 		return 0;
-	learned = kvzalloc(sizeof(*learned), GFP_KERNEL_ACCOUNT);
+	/* kvzalloc() would round the size up to twice as much. */
+	learned = __vmalloc(sizeof(*learned), GFP_KERNEL_ACCOUNT | __GFP_ZERO);
 	if (!learned)
 		return -ENOMEM;
 	spin_lock_init(&learned->lock);
@@ -86,24 +90,53 @@ void dksm_learn_free(struct dksm_domain *domain)
 	kvfree(domain->learned);
 }
 
-static struct learned_entry *learned_set(struct dksm_learned *learned, u64 hash)
+/*
+ * Keys: a content's is even, a place's is odd, so they meet in different sets.
+ */
+
+/**
+ * dksm_learn_content - the key of a content
+ * @hash: of a page that is not all zeroes
+ */
+u64 dksm_learn_content(u64 hash)
 {
-	return learned->entries[hash % LEARN_SETS];
+	return hash & ~1ULL;
 }
 
-static u16 learned_tag(u64 hash)
+/**
+ * dksm_learn_place - the key of a page of zeroes
+ * @domain: where it is learned
+ * @vma: the VMA; it cannot change
+ * @address: of the page, in @vma
+ *
+ * Return: a hash of the page's offset in @vma.
+ */
+u64 dksm_learn_place(struct dksm_domain *domain, struct vm_area_struct *vma,
+		     unsigned long address)
 {
-	return hash >> 48;
+	u64 offset = address - vma->vm_start;
+
+	return xxh64(&offset, sizeof(offset), domain->seed) | 1;
+}
+
+static struct learned_entry *learned_set(struct dksm_learned *learned, u64 key)
+{
+	return learned->entries[key % LEARN_SETS];
+}
+
+static u16 learned_tag(u64 key)
+{
+	return key >> 48;
 }
 
 static struct learned_entry *learned_find(struct dksm_learned *learned,
-					  u64 hash)
+					  u64 key)
 {
-	struct learned_entry *entry = learned_set(learned, hash);
+	struct learned_entry *entry = learned_set(learned, key);
 	int i;
 
 	for (i = 0; i < LEARN_WAYS; i++)
-		if (READ_ONCE(entry[i].tag) == learned_tag(hash) &&
+		if (READ_ONCE(entry[i].tag) == learned_tag(key) &&
 		    READ_ONCE(entry[i].left))
 			return &entry[i];
 	return NULL;
@@ -111,9 +144,9 @@ static struct learned_entry *learned_find(struct dksm_learned *learned,
 
 /* The one to be overwritten: a free one is the one with least left. */
 static struct learned_entry *learned_victim(struct dksm_learned *learned,
-					    u64 hash)
+					    u64 key)
 {
-	struct learned_entry *entry = learned_set(learned, hash);
+	struct learned_entry *entry = learned_set(learned, key);
 	struct learned_entry *victim = entry;
 	int i;
 
@@ -124,26 +157,27 @@ static struct learned_entry *learned_victim(struct dksm_learned *learned,
 }
 
 /* Not the same for all contents: else all would be tried again at once. */
-static u16 learned_lasts(u64 hash)
+static u16 learned_lasts(u64 key)
 {
-	u32 learn = READ_ONCE(dksm_learn);
+	/* It was not 0 a moment ago; an entry without anything left is none. */
+	u32 learn = max(READ_ONCE(dksm_learn), 1);
 
-	return learn - learn / 4 + learned_tag(hash) % (learn / 2 + 1);
+	return learn - learn / 4 + learned_tag(key) % (learn / 2 + 1);
 }
 
-static void learned_add(struct dksm_learned *learned, u64 hash)
+static void learned_add(struct dksm_learned *learned, u64 key)
 {
 	struct learned_entry *entry;
 
 	spin_lock(&learned->lock);
-	entry = learned_find(learned, hash);
+	entry = learned_find(learned, key);
 	if (!entry) {
-		entry = learned_victim(learned, hash);
+		entry = learned_victim(learned, key);
 		if (!entry->left)
 			atomic_long_inc(&learned->count);
-		WRITE_ONCE(entry->tag, learned_tag(hash));
+		WRITE_ONCE(entry->tag, learned_tag(key));
 	}
-	WRITE_ONCE(entry->left, learned_lasts(hash));
+	WRITE_ONCE(entry->left, learned_lasts(key));
 	spin_unlock(&learned->lock);
 }
 
@@ -203,70 +237,57 @@ void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node)
 	if (breaks <= U16_MAX)
 		WRITE_ONCE(node->breaks, breaks);
 	if (2 * breaks > READ_ONCE(node->shares))
-		learned_add(learned, node->hash);
-}
-
-/**
- * dksm_learn_place - what stands for the content of a page of zeroes
- * @domain: where it is learned
- * @vma: the VMA; it cannot change
- * @address: of the page, in @vma
- *
- * Return: a hash of the page's offset in @vma.
- */
-u64 dksm_learn_place(struct dksm_domain *domain, struct vm_area_struct *vma,
-		     unsigned long address)
-{
-	u64 offset = address - vma->vm_start;
-
-	return xxh64(&offset, sizeof(offset), domain->seed);
+		learned_add(learned, dksm_learn_content(node->hash));
 }
 
 /**
  * dksm_learn_zero_break - a page of zeroes that was merged is written to
  * @member: who writes
- * @place: from dksm_learn_place()
+ * @vma: where; it cannot change
+ * @address: of the page
  *
  * Context: as for dksm_learn_break().
  */
-void dksm_learn_zero_break(struct dksm_mm *member, u64 place)
+void dksm_learn_zero_break(struct dksm_mm *member, struct vm_area_struct *vma,
+			   unsigned long address)
 {
 	struct dksm_learned *learned = learned_from(member);
 
 	if (learned)
-		learned_add(learned, place);
+		learned_add(learned, dksm_learn_place(member->domain, vma,
+						      address));
 }
 
 /**
- * dksm_learned_volatile - is a content known as volatile?
+ * dksm_learned_volatile - is a content or place known as volatile?
  * @domain: where
- * @hash: of the content
+ * @key: of the content or place
  */
-bool dksm_learned_volatile(struct dksm_domain *domain, u64 hash)
+bool dksm_learned_volatile(struct dksm_domain *domain, u64 key)
 {
 	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
 	struct dksm_learned *learned = smp_load_acquire(&domain->learned);
 
-	return learned && READ_ONCE(dksm_learn) && learned_find(learned, hash);
+	return learned && READ_ONCE(dksm_learn) && learned_find(learned, key);
 }
 
 /**
- * dksm_learned_spares - is a merge to leave a content alone?
+ * dksm_learned_spares - is a merge to leave a page alone?
  * @domain: where
- * @hash: of the content
+ * @key: of the content or place
  *
  * As dksm_learned_volatile(), and takes one from what the decision lasts for.
  */
-bool dksm_learned_spares(struct dksm_domain *domain, u64 hash)
+bool dksm_learned_spares(struct dksm_domain *domain, u64 key)
 {
 	struct dksm_learned *learned;
 	struct learned_entry *entry;
 
-	if (!dksm_learned_volatile(domain, hash))
+	if (!dksm_learned_volatile(domain, key))
 		return false;
 	learned = READ_ONCE(domain->learned);	/* was there a moment ago */
 	spin_lock(&learned->lock);
-	entry = learned_find(learned, hash);
+	entry = learned_find(learned, key);
 	if (entry) {
 		WRITE_ONCE(entry->left, entry->left - 1);
 		if (!entry->left)

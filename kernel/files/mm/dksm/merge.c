@@ -742,16 +742,24 @@ static bool batch_waits(struct dksm_batch *b)
 }
 
 /* Others wrote to such a page soon after they had it: not worth a copy. */
-static bool batch_spares(struct dksm_batch *b, u64 hash)
+static bool batch_spares(struct dksm_batch *b, u64 key)
 {
 	return b->flags & DKSM_BATCH_LEARN &&
-	       dksm_learned_spares(b->member->domain, hash);
+	       dksm_learned_spares(b->member->domain, key);
 }
 
-static u64 slot_place(struct dksm_batch *b, struct slot *slot)
+static bool slot_is_volatile(struct dksm_batch *b, struct slot *slot,
+			     struct folio *frame)
 {
-	return dksm_learn_place(b->member->domain, b->vma,
-				slot_address(b, slot));
+	u64 hash = frame ? dksm_folio_node(frame)->hash : slot->hash;
+
+	return batch_spares(b, dksm_learn_content(hash));
+}
+
+static bool slot_is_volatile_zero(struct dksm_batch *b, struct slot *slot)
+{
+	return batch_spares(b, dksm_learn_place(b->member->domain, b->vma,
+						slot_address(b, slot)));
 }
 
 static void slot_classify(struct dksm_batch *b, struct slot *slot)
@@ -759,7 +767,7 @@ static void slot_classify(struct dksm_batch *b, struct slot *slot)
 	struct folio *frame;
 
 	if (slot_is_zero(b, slot)) {
-		if (batch_spares(b, slot_place(b, slot)))
+		if (slot_is_volatile_zero(b, slot))
 			slot_skip(slot, DKSM_SKIP_LEARNED);
 		else
 			slot->state = SLOT_ZERO;
@@ -773,8 +781,7 @@ static void slot_classify(struct dksm_batch *b, struct slot *slot)
 	}
 	if (IS_ERR(frame)) {
 		slot_skip(slot, DKSM_SKIP_BUSY);
-	} else if (batch_spares(b, frame ? dksm_folio_node(frame)->hash :
-					   slot->hash)) {
+	} else if (slot_is_volatile(b, slot, frame)) {
 		if (frame)
 			folio_put(frame);
 		slot_skip(slot, DKSM_SKIP_LEARNED);
@@ -901,15 +908,17 @@ static bool slot_repeats(struct dksm_batch *b, struct slot *slot)
 /* Padding: the page before had the same content, and found or became a frame. */
 static bool slot_follows(struct dksm_batch *b, struct slot *slot)
 {
-	struct folio *frame = NULL;
+	struct folio *frame;
 
-	if (slot_repeats(b, slot))
-		frame = dksm_frame_find(b->member->domain, slot->hash,
-					slot->folio, batch_waits(b));
-	if (IS_ERR_OR_NULL(frame))
+	if (!slot_repeats(b, slot))
 		return false;
-	slot_equals(b, slot, frame);
-	return true;
+	frame = dksm_frame_find(b->member->domain, slot->hash, slot->folio,
+				batch_waits(b));
+	if (IS_ERR(frame))
+		slot_fail(slot, PTR_ERR(frame));
+	else if (frame)
+		slot_equals(b, slot, frame);
+	return frame;
 }
 
 /* The reverse map of a page to be published is that of the anonymous folio. */

@@ -143,8 +143,8 @@ static bool maps_lock(struct dksm_mm *owner, struct dksm_extent *extent,
  *	@delta, @first, @last and @spread
  * @wait: whether to wait for locks and memory
  *
- * A map that says nearly the same grows instead to the hull of both, so that
- * merging the same memory again adds nothing.
+ * A map that says nearly the same grows instead to the hull of both: merging the
+ * same memory again adds no map.
  *
  * Return: 0, -ENOMEM, or -EAGAIN if it would have to wait.
  */
@@ -273,21 +273,29 @@ bool dksm_folio_is_foreign(struct folio *folio, struct dksm_domain *domain)
 	return foreign;
 }
 
-/* Both return false if the walk is to end. */
-static bool walk_offset(struct anon_vma *anon_vma, pgoff_t pgoff,
-			struct folio *folio, struct rmap_walk_control *rwc)
+/* Where a VMA's part of the offsets from @low to @high begins, and its end. */
+static pgoff_t vma_low(struct vm_area_struct *vma, pgoff_t low)
 {
-	struct anon_vma_chain *avc;
+	return max(low, vma->vm_pgoff);
+}
 
-	anon_vma_interval_tree_foreach(avc, &anon_vma->rb_root, pgoff, pgoff) {
-		struct vm_area_struct *vma = avc->vma;
-		unsigned long address = vma_address(vma, pgoff, 1);
+static pgoff_t vma_end(struct vm_area_struct *vma, pgoff_t high)
+{
+	return min(high + 1, vma->vm_pgoff + vma_pages(vma));
+}
 
-		VM_WARN_ON_ONCE(address == -EFAULT);
+/* Both return false if the walk is to end. */
+static bool walk_vma(struct vm_area_struct *vma, pgoff_t low, pgoff_t high,
+		     struct folio *folio, struct rmap_walk_control *rwc)
+{
+	pgoff_t pgoff;
+
+	if (rwc->invalid_vma && rwc->invalid_vma(vma, rwc->arg))
+		return true;
+	for (pgoff = vma_low(vma, low); pgoff < vma_end(vma, high); pgoff++) {
 		cond_resched();
-		if (rwc->invalid_vma && rwc->invalid_vma(vma, rwc->arg))
-			continue;
-		if (!rwc->rmap_one(folio, vma, address, rwc->arg) ||
+		if (!rwc->rmap_one(folio, vma, vma_address(vma, pgoff, 1),
+				   rwc->arg) ||
 		    (rwc->done && rwc->done(folio)))
 			return false;
 	}
@@ -298,8 +306,9 @@ static bool map_walk(struct dksm_map *map, u32 pos, struct folio *folio,
 		     struct rmap_walk_control *rwc)
 {
 	struct anon_vma *anon_vma = map->anon_vma;
+	pgoff_t low = map->delta + pos, high = low + map->spread;
+	struct anon_vma_chain *avc;
 	bool go_on = true;
-	u32 i;
 
 	if (!anon_vma_trylock_read(anon_vma)) {
 		if (rwc->try_lock) {
@@ -308,8 +317,11 @@ static bool map_walk(struct dksm_map *map, u32 pos, struct folio *folio,
 		}
 		anon_vma_lock_read(anon_vma);
 	}
-	for (i = 0; i <= map->spread && go_on; i++)
-		go_on = walk_offset(anon_vma, map->delta + pos + i, folio, rwc);
+	anon_vma_interval_tree_foreach(avc, &anon_vma->rb_root, low, high) {
+		go_on = walk_vma(avc->vma, low, high, folio, rwc);
+		if (!go_on)
+			break;
+	}
 	anon_vma_unlock_read(anon_vma);
 	return go_on;
 }
@@ -339,15 +351,20 @@ void dksm_rmap_walk(struct folio *folio, struct rmap_walk_control *rwc)
 static void map_collect(struct dksm_map *map, u32 pos, struct task_struct *task,
 			struct page *page, struct list_head *to_kill)
 {
-	pgoff_t first = map->delta + pos, pgoff;
+	pgoff_t low = map->delta + pos, high = low + map->spread, pgoff;
 	struct anon_vma_chain *avc;
 
-	for (pgoff = first; pgoff <= first + map->spread; pgoff++)
-		anon_vma_interval_tree_foreach(avc, &map->anon_vma->rb_root,
-					       pgoff, pgoff)
-			if (avc->vma->vm_mm == task->mm)
-				add_to_kill_ksm(task, page, avc->vma, to_kill,
-						vma_address(avc->vma, pgoff, 1));
+	anon_vma_interval_tree_foreach(avc, &map->anon_vma->rb_root, low,
+				       high) {
+		struct vm_area_struct *vma = avc->vma;
+
+		if (vma->vm_mm != task->mm)
+			continue;
+		for (pgoff = vma_low(vma, low); pgoff < vma_end(vma, high);
+		     pgoff++)
+			add_to_kill_ksm(task, page, vma, to_kill,
+					vma_address(vma, pgoff, 1));
+	}
 }
 
 /* From collect_procs_ksm(): @folio is a locked frame hit by a memory error. */

@@ -47,8 +47,9 @@
  * @DKSM_SKIP_SWAPPED:	not in memory
  * @DKSM_SKIP_NOMEM:	no memory for the bookkeeping; calling again may help
  * @DKSM_SKIP_POISONED:	lost to a memory error
- * @DKSM_SKIP_LEARNED:	its content was written to soon after loading, in other
- *			virtual machines (merges at a first KVM_RUN or when idle)
+ * @DKSM_SKIP_LEARNED:	its content, or zeroes in its place, were written to soon
+ *			after loading, in other virtual machines (merges at a
+ *			first KVM_RUN or when idle)
  * @DKSM_SKIP_UNMAPPED:	guest memory without a mapping behind it (counts address
  *			space; merges at a first KVM_RUN)
  * @DKSM_SKIP_NR:	number of reasons known to this header

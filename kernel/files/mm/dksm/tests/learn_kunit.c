@@ -43,7 +43,7 @@ static void learn_majority(struct kunit *test)
 		.attached = DKSM_MM_ATTACHED,
 		.merged_at = jiffies,
 	};
-	struct dksm_node node = { .hash = 99 };
+	struct dksm_node node = { .hash = 98 };
 	int i;
 
 	dksm_learn_begin(&node);
@@ -51,9 +51,9 @@ static void learn_majority(struct kunit *test)
 		dksm_learn_share(&node);
 	for (i = 0; i < 500; i++)
 		dksm_learn_break(&member, &node);
-	KUNIT_EXPECT_FALSE(test, dksm_learned_volatile(domain, 99));
+	KUNIT_EXPECT_FALSE(test, dksm_learned_volatile(domain, 98));
 	dksm_learn_break(&member, &node);
-	KUNIT_EXPECT_TRUE(test, dksm_learned_volatile(domain, 99));
+	KUNIT_EXPECT_TRUE(test, dksm_learned_volatile(domain, 98));
 	dksm_learn_free(domain);
 }
 
@@ -61,7 +61,7 @@ static void learn_majority(struct kunit *test)
 static void learn_counts_saturate(struct kunit *test)
 {
 	struct dksm_domain *domain = learn_domain(test);
-	struct dksm_node node = { .hash = 99 };
+	struct dksm_node node = { .hash = 98 };
 	int i;
 
 	dksm_learn_begin(&node);
@@ -105,12 +105,32 @@ static void learn_makes_room(struct kunit *test)
 	dksm_learn_free(domain);
 }
 
+/* However many places are learned, contents stay. */
+static void learn_places_apart(struct kunit *test)
+{
+	struct dksm_domain *domain = learn_domain(test);
+	struct vm_area_struct vma = { .vm_start = 1 << 20 };
+	unsigned long i;
+
+	learned_add(domain->learned, dksm_learn_content(77));
+	for (i = 0; i < 2 * LEARN_SETS * LEARN_WAYS; i++)
+		learned_add(domain->learned,
+			    dksm_learn_place(domain, &vma, vma.vm_start +
+					     i * PAGE_SIZE));
+	KUNIT_EXPECT_TRUE(test, dksm_learned_volatile(domain,
+						      dksm_learn_content(77)));
+	KUNIT_EXPECT_LE(test, dksm_learned_count(domain),
+			LEARN_SETS * LEARN_WAYS / 2 + 1);
+	dksm_learn_free(domain);
+}
+
 static struct kunit_case learn_cases[] = {
 	KUNIT_CASE(learn_lasts),
 	KUNIT_CASE(learn_majority),
 	KUNIT_CASE(learn_counts_saturate),
 	KUNIT_CASE(learn_again),
 	KUNIT_CASE(learn_makes_room),
+	KUNIT_CASE(learn_places_apart),
 	{ }
 };
 
