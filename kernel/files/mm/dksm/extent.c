@@ -279,6 +279,29 @@ static bool frame_takes_one_more(struct dksm_extent *extent,
 }
 
 /**
+ * dksm_pages_equal - are the contents of two pages equal?
+ * @page1: a page
+ * @page2: another
+ *
+ * As pages_identical(), which takes twice the instructions: comparing is most of
+ * what a merge costs.
+ */
+bool dksm_pages_equal(struct page *page1, struct page *page2)
+{
+	const u64 *a = kmap_local_page(page1), *b = kmap_local_page(page2);
+	const u64 *end = a + PAGE_SIZE / sizeof(*a);
+	u64 diff = 0;
+
+	for (; a < end && !diff; a += 8, b += 8)
+		diff = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) |
+		       (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]) |
+		       (a[6] ^ b[6]) | (a[7] ^ b[7]);
+	kunmap_local(b - 8);
+	kunmap_local(a - 8);
+	return !diff;
+}
+
+/**
  * dksm_frame_match - may this folio's mapping be replaced by that frame?
  * @node: its extent cannot go away, by RCU or by a reference
  * @folio: cannot change: write-protected everywhere, locked, without pins
@@ -293,7 +316,7 @@ struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio)
 	if (IS_ERR_OR_NULL(frame))
 		return frame;
 	if (frame_takes_one_more(dksm_node_extent(node), frame) &&
-	    pages_identical(&frame->page, &folio->page))
+	    dksm_pages_equal(&frame->page, &folio->page))
 		return frame;
 	folio_put(frame);
 	return NULL;

@@ -305,7 +305,7 @@ static struct page *twin_page(unsigned long pfn)
 static bool twin_is_equal(unsigned long pfn, struct page *page)
 {
 	struct page *twin = twin_page(pfn);
-	bool equal = twin && pages_identical(twin, page);
+	bool equal = twin && dksm_pages_equal(twin, page);
 
 	if (twin)
 		put_page(twin);
@@ -416,7 +416,7 @@ static bool page_is_zero(struct idle *idle, struct page *page)
 {
 	return READ_ONCE(dksm_use_zero_pages) &&
 	       !mm_forbids_zeropage(idle->mm) &&
-	       pages_identical(page, ZERO_PAGE(0));
+	       dksm_pages_equal(page, ZERO_PAGE(0));
 }
 
 static void step_look(struct idle *idle, struct step *step)

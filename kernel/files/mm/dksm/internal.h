@@ -256,6 +256,7 @@ void dksm_extent_built(struct dksm_extent *extent);
 bool dksm_extent_tryget(struct dksm_extent *extent);
 void dksm_extent_get(struct dksm_extent *extent);
 void dksm_extent_put(struct dksm_extent *extent);
+bool dksm_pages_equal(struct page *page1, struct page *page2);
 struct folio *dksm_frame_peek(struct dksm_node *node);
 struct folio *dksm_frame_get(struct dksm_node *node);
 struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio);

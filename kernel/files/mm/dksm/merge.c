@@ -691,7 +691,7 @@ static bool slot_is_zero(struct dksm_batch *b, struct slot *slot)
 {
 	return READ_ONCE(dksm_use_zero_pages) &&
 	       !mm_forbids_zeropage(b->vma->vm_mm) &&
-	       pages_identical(&slot->folio->page, ZERO_PAGE(0));
+	       dksm_pages_equal(&slot->folio->page, ZERO_PAGE(0));
 }
 
 static u64 slot_hash(struct dksm_batch *b, struct slot *slot)

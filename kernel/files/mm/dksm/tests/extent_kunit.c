@@ -248,6 +248,29 @@ static int test_map(struct dksm_test *t, struct dksm_extent *extent, u32 pos,
 	return dksm_map_add(&t->member, extent, &want, wait);
 }
 
+/* Whichever bit differs. */
+static void pages_differ_in_a_bit(struct kunit *test)
+{
+	struct folio *one = test_folio(test, 5), *two = test_folio(test, 5);
+	u8 *bytes = folio_address(two);
+	unsigned int i;
+
+	KUNIT_EXPECT_TRUE(test, dksm_pages_equal(&one->page, &two->page));
+	for (i = 0; i < PAGE_SIZE; i++) {
+		bytes[i] ^= 1 << i % 8;
+		KUNIT_ASSERT_FALSE(test, dksm_pages_equal(&one->page,
+							  &two->page));
+		KUNIT_ASSERT_FALSE(test, dksm_pages_equal(&two->page,
+							  &one->page));
+		bytes[i] ^= 1 << i % 8;
+	}
+	KUNIT_EXPECT_TRUE(test, dksm_pages_equal(&one->page, &two->page));
+	folio_unlock(one);
+	folio_unlock(two);
+	test_folio_drop(one);
+	test_folio_drop(two);
+}
+
 static void maps_of_one_translation_are_one(struct kunit *test)
 {
 	struct dksm_test *t = test->priv;
@@ -410,6 +433,7 @@ static struct kunit_case dksm_test_cases[] = {
 	KUNIT_CASE(full_frame_is_replaced),
 	KUNIT_CASE(migration_moves_the_frame),
 	KUNIT_CASE(locked_frame_is_left_alone),
+	KUNIT_CASE(pages_differ_in_a_bit),
 	KUNIT_CASE(maps_of_one_translation_are_one),
 	KUNIT_CASE(maps_of_a_frame_pile_up),
 	KUNIT_CASE(map_add_does_not_wait),
