@@ -40,7 +40,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests check check-header demo clean
+.PHONY: help all tests check check-header demo bench clean
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -59,6 +59,10 @@ demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.el
 	@tools/setup base kernel vm
 	@$(MAKE) -s all $(BUILD)/guests/initramfs
 	@demo/run $(GUEST)
+
+bench: all $(BENCHES) $(BUILD)/guests/initramfs ## measure DKSM against KSM and draw build/bench/report.html (hours)
+	@tools/setup base kernel vm bench
+	@bench/run $(BENCH)
 
 # The uapi header stands alone, in strict C and in C++.
 check-header: $(UAPI)

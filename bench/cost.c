@@ -2,7 +2,8 @@
 /*
  * What merging costs: P processes hold N pages each, equal across the processes
  * and different within one; they are merged by DKSM or by ksmd, and the CPU time
- * that took is printed as JSON.
+ * that took is printed as JSON.  Or the floor: what it costs to compare two pages,
+ * and to move the mapping of one.
  *
  * Run it under `tools/vm --icount`: there the clock counts instructions, so a
  * nanosecond is an instruction.  For KSM the time is that of madvise() plus that
@@ -12,12 +13,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -97,6 +100,8 @@ static void merge_dksm(int fd, char *memory, size_t pages)
 	}
 }
 
+static uint64_t seed = 1;
+
 static char *fill(size_t pages)
 {
 	char *memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
@@ -108,7 +113,7 @@ static char *fill(size_t pages)
 	for (size_t i = 0; i < pages; i++)
 		for (size_t word = 0; word < PAGE / 8; word++)
 			((uint64_t *)(memory + i * PAGE))[word] =
-				(i + 1) * 0x9e3779b97f4a7c15ULL + word;
+				(i + seed) * 0x9e3779b97f4a7c15ULL + word;
 	return memory;
 }
 
@@ -193,21 +198,13 @@ static pid_t pid_of(const char *name)
 	exit(1);
 }
 
-/* ksmd is the only busy task while we sleep: idle time is what it left over. */
-static uint64_t ksmd_wait(long frames, long sharing)
+static uint64_t ksmd_spent(void)
 {
 	char path[64];
 	unsigned long user, kernel;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid_of("ksmd"));
-	file_set(KSM "pages_to_scan", "1000");
-	file_set(KSM "sleep_millisecs", "1");
-	file_set(KSM "run", "1");
-	while (file_number(KSM "pages_shared") < frames ||
-	       file_number(KSM "pages_sharing") < sharing)
-		usleep(2000);
-	file_set(KSM "run", "0");
 	f = fopen(path, "r");
 	if (!f || fscanf(f, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
 			 &user, &kernel) != 2)
@@ -216,14 +213,28 @@ static uint64_t ksmd_wait(long frames, long sharing)
 	return (user + kernel) * (1000000000ULL / sysconf(_SC_CLK_TCK));
 }
 
+static uint64_t ksmd_wait(long frames, long sharing)
+{
+	uint64_t before = ksmd_spent();
+
+	file_set(KSM "pages_to_scan", "1000");
+	file_set(KSM "sleep_millisecs", "1");
+	file_set(KSM "run", "1");
+	while (file_number(KSM "pages_shared") < frames ||
+	       file_number(KSM "pages_sharing") < sharing)
+		usleep(2000);
+	file_set(KSM "run", "0");
+	return ksmd_spent() - before;
+}
+
 static void print(const char *policy, size_t processes, size_t pages,
 		  uint64_t first, uint64_t last, uint64_t total, long metadata)
 {
 	size_t merged = (processes - 1) * pages;
 
-	printf("{\"policy\": \"%s\", \"processes\": %zu, \"pages\": %zu, "
+	printf("{\"policy\": \"%s\", \"processes\": %zu, \"pages\": %zu, \"seed\": %llu, "
 	       "\"total_ns\": %llu, \"ns_per_page\": %.1f",
-	       policy, processes, pages, (unsigned long long)total,
+	       policy, processes, pages, (unsigned long long)seed, (unsigned long long)total,
 	       (double)total / (processes * pages));
 	if (first)
 		printf(", \"first_ns_per_page\": %.1f, \"last_ns_per_page\": %.1f",
@@ -232,6 +243,47 @@ static void print(const char *policy, size_t processes, size_t pages,
 		printf(", \"metadata_bytes\": %ld, \"metadata_bytes_per_merged_mapping\": %.2f",
 		       metadata, (double)metadata / merged);
 	puts("}");
+}
+
+/* In 8 instructions for 8 bytes, as memcmp() of the kernel that is measured. */
+static bool equal(const void *a, const void *b)
+{
+	uint64_t left = PAGE, word;
+
+	asm volatile("1:	mov (%[b]), %[word]\n"
+		     "	cmp %[word], (%[a])\n"
+		     "	jne 2f\n"
+		     "	add $8, %[a]\n"
+		     "	add $8, %[b]\n"
+		     "	sub $8, %[left]\n"
+		     "	cmp $7, %[left]\n"
+		     "	ja 1b\n"
+		     "2:"
+		     : [a] "+r" (a), [b] "+r" (b), [left] "+r" (left), [word] "=&r" (word)
+		     : : "cc", "memory");
+	return !left;
+}
+
+/* mremap() clears and sets one page table entry for each page. */
+static void run_floor(size_t pages)
+{
+	char *a = fill(pages), *b = fill(pages), *room;
+	uint64_t begin = now(), compared, moved;
+
+	for (size_t i = 0; i < pages; i++)
+		if (!equal(a + i * PAGE, b + i * PAGE))
+			exit(1);
+	compared = now() - begin;
+	room = mmap(NULL, pages * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	begin = now();
+	if (mremap(a, pages * PAGE, pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, room) != room)
+		die("mremap");
+	moved = now() - begin;
+	printf("{\"policy\": \"floor\", \"processes\": 1, \"pages\": %zu, \"seed\": %llu, "
+	       "\"compare_ns_per_page\": %.1f, \"move_ns_per_page\": %.1f, "
+	       "\"ns_per_page\": %.1f}\n", pages, (unsigned long long)seed,
+	       (double)compared / pages, (double)moved / pages,
+	       (double)(compared + moved) / pages);
 }
 
 static void run(const char *policy, size_t processes, size_t pages)
@@ -267,14 +319,38 @@ static void run(const char *policy, size_t processes, size_t pages)
 	free(p);
 }
 
+/* Two pipes for each process. */
+static void raise_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		die("getrlimit");
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		die("setrlimit");
+}
+
+static void usage(void)
+{
+	fputs("Usage: cost dksm|ksm|floor PROCESSES PAGES [SEED]\n"
+	      "Print what it costs to merge PAGES in each of PROCESSES, as a line of JSON.\n"
+	      "Example: tools/vm --icount --mem 3G -- build/bench/cost dksm 64 1000\n", stderr);
+	exit(2);
+}
+
 int main(int argc, char **argv)
 {
-	if (argc != 4 || (strcmp(argv[1], "dksm") && strcmp(argv[1], "ksm")) ||
-	    atoi(argv[2]) < 2 || atoi(argv[3]) < 1) {
-		fprintf(stderr, "Usage: cost dksm|ksm PROCESSES PAGES\n"
-			"Example: tools/vm --icount --mem 3G -- build/bench/cost dksm 64 1000\n");
-		return 2;
-	}
-	run(argv[1], atoi(argv[2]), atoi(argv[3]));
+	if (argc < 4 || argc > 5 || atoi(argv[2]) < 1 || atoi(argv[3]) < 1)
+		usage();
+	raise_limit();
+	if (argc == 5)
+		seed = strtoull(argv[4], NULL, 10);
+	if (!strcmp(argv[1], "floor"))
+		run_floor(atoi(argv[3]));
+	else if ((!strcmp(argv[1], "dksm") || !strcmp(argv[1], "ksm")) && atoi(argv[2]) > 1)
+		run(argv[1], atoi(argv[2]), atoi(argv[3]));
+	else
+		usage();
 	return 0;
 }

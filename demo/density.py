@@ -17,6 +17,7 @@ import frames
 from machine import Failure, Image, MIB, Machine, pump
 from policies import POLICIES
 
+DEFAULT_POLICIES = ("none", "ksm", "ksm-tuned", "dksm")
 SAMPLE_SECONDS = 0.5
 EARLY_SECONDS = 10      # copies in so many seconds after the last boot still count
 STEADY_SECONDS = 10     # so long is what kernel threads use watched in the end
@@ -283,7 +284,7 @@ def main():
     images = [Image(*image, memory=options.memory * MIB) for image in options.image]
     results = []
     try:
-        for name in options.policy or POLICIES:
+        for name in options.policy or DEFAULT_POLICIES:
             policy = POLICIES[name]()
             result = run_policy(policy, images, options)
             results.append({"title": policy.title, "per_image": options.count, **result})

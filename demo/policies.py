@@ -155,6 +155,20 @@ class KsmTuned(Ksm):
         write(f"{KSM}/pages_to_scan", Ksm.pages_to_scan)
 
 
+class KsmAdvisor(Ksm):
+    """KSM that chooses its own speed: a scan is to take 200 s."""
+
+    name, title = "ksm-advisor", "KSM (advisor)"
+
+    def begin(self):
+        super().begin()
+        write(f"{KSM}/advisor_mode", "scan-time")
+
+    def end(self):
+        super().end()
+        write(f"{KSM}/advisor_mode", "none")
+
+
 class Dksm(Nothing):
     """DKSM: QEMU is run by dksm run, and that is all."""
 
@@ -203,4 +217,19 @@ class Dksm(Nothing):
             "machines": {machine.name: self._process(machine) for machine in machines}}
 
 
-POLICIES = {policy.name: policy for policy in (Nothing, Ksm, KsmTuned, Dksm)}
+class DksmAtStart(Dksm):
+    """DKSM without merging idle machines."""
+
+    name, title = "dksm-at-start", "DKSM (start only)"
+    launcher = ("dksm", "run", "--domain", "demo", "--no-idle", "--")
+
+
+class DksmNoLearn(Dksm):
+    """DKSM that merges also what is known to be written to."""
+
+    name, title = "dksm-no-learn", "DKSM (no learning)"
+    launcher = ("dksm", "run", "--domain", "demo", "--no-learn", "--")
+
+
+POLICIES = {policy.name: policy for policy in (
+    Nothing, Ksm, KsmTuned, KsmAdvisor, Dksm, DksmAtStart, DksmNoLearn)}

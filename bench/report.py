@@ -1,0 +1,255 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Draw report.html beside what bench/run measured: report.py RECORDS.
+
+Every number is the median of the repetitions, with the lowest and the highest beside
+it. The plots are gnuplot's, as SVG inside the page and as PNG beside it.
+"""
+
+import html
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+COLORS = {"dksm": "#1b7837", "dksm-at-start": "#7fbf7b", "dksm-no-learn": "#00441b",
+          "ksm": "#b2182b", "ksm-tuned": "#ef8a62", "ksm-advisor": "#762a83",
+          "floor": "#4d4d4d", "none": "#878787"}
+TITLES = {"dksm": "DKSM", "dksm-at-start": "DKSM, start only", "dksm-no-learn": "DKSM, no learning",
+          "ksm": "KSM", "ksm-tuned": "KSM tuned", "ksm-advisor": "KSM advisor",
+          "floor": "floor", "none": "nothing"}
+MIB = 1 << 20
+STYLE = """\
+body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: right }
+th { border-bottom: 1px solid } td:first-child, th:first-child { text-align: left }
+small { color: #666 } svg { max-width: 100%; height: auto }"""
+
+
+class Results:
+    """Records of one kernel."""
+
+    def __init__(self, path):
+        self.directory = os.path.dirname(path)
+        with open(path, encoding="utf-8") as file:
+            self.records = [json.loads(line) for line in file]
+
+    def of(self, bench, policy):
+        return [record["result"] for record in self.records
+                if record["bench"] == bench and record["policy"] == policy]
+
+    def spread(self, bench, policy, value, **wanted):
+        """(median, lowest, highest) of value(result), or None."""
+        values = [value(result) for result in self.of(bench, policy)
+                  if all(result.get(key) == each for key, each in wanted.items())]
+        return (statistics.median(values), min(values), max(values)) if values else None
+
+    def sizes(self, policy, varied, **fixed):
+        return sorted({result[varied] for result in self.of("cost", policy)
+                       if all(result[key] == each for key, each in fixed.items())})
+
+
+# ---- plots --------------------------------------------------------------------
+
+def gnuplot(results, name, curves, script):
+    """Draw NAME.svg and NAME.png; the SVG as text."""
+    path = os.path.join(results.directory, name)
+    for terminal, extension in (("svg size 800,440 enhanced background '#ffffff'", "svg"),
+                                ("pngcairo size 1000,550", "png")):
+        subprocess.run(["gnuplot"], text=True, check=True, input=(
+            f"set terminal {terminal}\nset output '{path}.{extension}'\n{script}plot {curves}\n"))
+    with open(f"{path}.svg", encoding="utf-8") as file:
+        text = file.read()
+    return text[text.index("<svg"):]
+
+
+def draw_cost(results, name, title, across, series):
+    """A plot of series {policy: [(x, (median, low, high))]}."""
+    series = {policy: points for policy, points in series.items() if points}
+    if not series:
+        return ""
+    blocks = "".join(f"${policy} << END\n" +
+                     "".join(f"{x} {y[0]} {y[1]} {y[2]}\n" for x, y in points) + "END\n"
+                     for policy, points in series.items())
+    curves = ", ".join(f"${policy} using 1:2:3:4 with yerrorlines lw 2 pt 7 ps 0.6 "
+                       f"lc rgb '{COLORS[policy]}' title '{TITLES[policy]}'" for policy in series)
+    return gnuplot(results, name, curves, f"""{blocks}
+set title '{title}'
+set logscale xy
+set xlabel '{across}'
+set ylabel 'instructions per page'
+set grid
+set key left top
+set yrange [100:*]
+""")
+
+
+def per_page(result):
+    return result["ns_per_page"]
+
+
+def cost_series(results, varied, **fixed):
+    series = {policy: [(size, results.spread("cost", policy, per_page, **{varied: size}, **fixed))
+                       for size in results.sizes(policy, varied, **fixed)]
+              for policy in ("ksm", "dksm")}
+    floor = results.spread("cost", "floor", per_page)
+    across = [x for points in series.values() for x, _ in points]
+    series["floor"] = [(x, floor) for x in sorted(set(across))] if floor else []
+    return series
+
+
+# ---- tables -------------------------------------------------------------------
+
+def cell(spread, digits=0):
+    if not spread:
+        return "-"
+    middle, low, high = (f"{value:,.{digits}f}" for value in spread)
+    return middle if low == high else f"{middle} <small>{low} to {high}</small>"
+
+
+def table(head, rows):
+    return ("<table><tr>" + "".join(f"<th>{each}</th>" for each in head) + "</tr>\n" +
+            "".join("<tr>" + "".join(f"<td>{each}</td>" for each in row) + "</tr>\n"
+                    for row in rows) + "</table>\n")
+
+
+def cost_table(results):
+    rows = []
+    keys = sorted({(r["processes"], r["pages"]) for policy in ("dksm", "ksm")
+                   for r in results.of("cost", policy)})
+    for processes, pages in keys:
+        size = {"processes": processes, "pages": pages}
+        dksm, ksm = (results.spread("cost", policy, per_page, **size) for policy in ("dksm", "ksm"))
+        rows.append([f"{processes:,} x {pages:,}", cell(dksm), cell(ksm),
+                     f"{ksm[0] / dksm[0]:.1f}" if dksm and ksm else "-",
+                     cell(results.spread("cost", "dksm", lambda r: r["first_ns_per_page"], **size)),
+                     cell(results.spread("cost", "dksm", lambda r: r["last_ns_per_page"], **size)),
+                     cell(results.spread("cost", "dksm",
+                                         lambda r: r["metadata_bytes_per_merged_mapping"], **size),
+                          2)])
+    return table(["processes x pages", "DKSM", "KSM", "KSM / DKSM", "DKSM: first process",
+                  "last process", "metadata, bytes a mapping"], rows)
+
+
+def floor_table(results):
+    return table(["", "instructions a page"], [
+        [title, cell(results.spread("cost", "floor", lambda r, key=key: r[key]))]
+        for title, key in (("compare 4 KiB", "compare_ns_per_page"),
+                           ("move a page table entry (mremap)", "move_ns_per_page"),
+                           ("both", "ns_per_page"))])
+
+
+def phases_table(results):
+    policies = [policy for policy in ("dksm", "ksm") if results.of("phases", policy)]
+    names = sorted({name for policy in policies for r in results.of("phases", policy)
+                    for name in r["phases"]})
+    rows = [[name] + [cell(results.spread("phases", policy,
+                                          lambda r, name=name: r["phases"].get(name, 0)), 1)
+                      for policy in policies] for name in names]
+    return table(["phase"] + [TITLES[policy] for policy in policies], rows)
+
+
+# ---- memory over time -----------------------------------------------------------
+
+def used(sample):
+    return sample[3] * 4096 / MIB
+
+
+def gain_seconds(result, part):
+    """Seconds from the last boot until so much of what is saved in the end is saved."""
+    saved = [sample[2] - sample[3] for sample in result["samples"]]
+    all_up = [i for i, sample in enumerate(result["samples"])
+              if sample[0] >= result["booted_seconds"]]
+    at = next(i for i in all_up if saved[i] >= part * saved[-1])
+    return max(0, result["samples"][at][0] - result["booted_seconds"])
+
+
+def memory_table(results):
+    rows = []
+    for policy in TITLES:
+        def middle(value, digits=0, policy=policy):
+            return cell(results.spread("memory", policy, value), digits)
+        if results.of("memory", policy):
+            rows.append([
+                TITLES[policy], middle(lambda r: used(r["samples"][-1])),
+                "-" if policy == "none" else middle(lambda r: gain_seconds(r, 0.95), 1),
+                "-" if policy == "none" else middle(lambda r: gain_seconds(r, 0.998), 1),
+                middle(lambda r: r["merge_cpu_seconds"], 2), middle(lambda r: r["copies"])])
+    return table(["", "MiB in the end", "95 % saved, s", "99.8 %, s", "merging, CPU s", "copies"],
+                 rows)
+
+
+def draw_memory(results):
+    """The first run of each policy."""
+    runs = {policy: results.of("memory", policy)[0] for policy in TITLES
+            if results.of("memory", policy)}
+    blocks = "".join(f"${policy.replace('-', '_')} << END\n" +
+                     "".join(f"{sample[0]} {used(sample):.1f}\n" for sample in run["samples"]) +
+                     "END\n" for policy, run in runs.items())
+    curves = ", ".join(f"${policy.replace('-', '_')} using 1:2 with lines lw 2 "
+                       f"lc rgb '{COLORS[policy]}' title '{TITLES[policy]}'" for policy in runs)
+    first = next(iter(runs.values()))
+    vms = first["samples"][-1][1]
+    return gnuplot(results, "memory", curves, f"""{blocks}
+set title 'Memory of {vms} VMs, started one after another'
+set xlabel 'seconds'
+set ylabel 'MiB of frames for guest RAM'
+set grid
+set key left top
+set yrange [0:*]
+""")
+
+
+def memory_section(results):
+    if not any(results.of("memory", policy) for policy in TITLES):
+        return ""
+    first = next(r["result"] for r in results.records if r["bench"] == "memory")
+    return f"""<h2>Memory over time</h2>
+<p>{first["count"]} VMs each of {html.escape(", ".join(first["images"]))}, one after another;
+distinct frames of their RAM by /proc/PID/pagemap, until a minute after the last boot. Times
+are wall clock under emulation: compare them with each other only. The seconds count from the
+last boot.</p>
+{memory_table(results)}
+{draw_memory(results)}"""
+
+
+def page(results):
+    by_pages = draw_cost(results, "cost-pages", "Cost of merging 64 processes",
+                         "pages of each process", cost_series(results, "pages", processes=64))
+    by_processes = draw_cost(results, "cost-processes", "Cost of merging 1000 pages of each process",
+                             "processes", cost_series(results, "processes", pages=1000))
+    repeats = len({record["seed"] for record in results.records})
+    kernels = ", ".join(sorted({record["kernel"] for record in results.records}))
+    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
+<title>DKSM: measurements</title><style>{STYLE}</style></head><body>
+<h1>DKSM: measurements</h1>
+<p>Kernel {html.escape(kernels)}. Costs are instructions, counted by QEMU's emulation
+(<code>tools/vm --icount</code>). Medians of {repeats} runs, with the lowest and the highest
+where they differ. Made by <code>make bench</code>.</p>
+<h2>Cost of merging</h2>
+<p>All processes hold the same pages, all different within one. KSM: madvise() and all of
+ksmd's time until everything is shared. Floor: one comparison of 4 KiB and one page table
+entry moved, in the same kernel.</p>
+{cost_table(results)}
+{floor_table(results)}
+{by_pages}
+{by_processes}
+<h2>Where it goes</h2>
+<p>64 processes x 1000 pages: percent of the whole, by sampling.</p>
+{phases_table(results)}
+{memory_section(results)}
+</body></html>
+"""
+
+
+def main():
+    results = Results(sys.argv[1])
+    path = os.path.join(results.directory, "report.html")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(page(results))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
