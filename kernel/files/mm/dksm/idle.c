@@ -53,7 +53,7 @@
  * work on another process, too.
  */
 #define STEP_PAGES	4
-#define STEP_TWINS	2
+#define STEP_TWINS	1
 
 /* Passes that come one after the other; a page in 128 is worth one more. */
 #define PASSES_MIN	2
@@ -202,33 +202,46 @@ void dksm_sights_free(struct dksm_domain *domain)
 }
 
 /*
+ * Where a content is, or where there is room for it, or what has to go.  Each may
+ * be in two sets, so that hardly ever both are full: contents of one full set
+ * would drive each other out in every pass.
+ */
+static struct sight *sight_way(struct dksm_sights *sights, u64 hash, u32 tag)
+{
+	u64 set[] = { hash & (sights->sets - 1),
+		      hash >> 16 & (sights->sets - 1) };
+	struct sight *way, *free = NULL;
+	int i;
+
+	for (i = 0; i < 2 * SIGHT_WAYS; i++) {
+		way = &sights->sight[set[i % 2]][i / 2];
+		if (way->pfn && way->tag == tag)
+			return way;
+		if (!way->pfn && !free)
+			free = way;
+	}
+	return free ?: &sights->sight[set[0]][(hash >> 24) % SIGHT_WAYS];
+}
+
+/*
  * Has this content been seen in another page?  Its pfn, or 0; then this one is
  * remembered, in place of @stale or of an older one if need be.
  */
 static unsigned long sight_twin(struct dksm_sights *sights, u64 hash,
 				unsigned long pfn, unsigned long stale)
 {
-	struct sight *set = sights->sight[(u32)hash & (sights->sets - 1)];
 	struct sight new = { .tag = hash >> 32, .pfn = pfn };
 	unsigned long twin = 0;
-	int i;
+	struct sight *way;
 
 	if (new.pfn != pfn)
 		return 0;	/* above 16 TiB */
 	spin_lock(&sights->lock);
-	for (i = 0; i < SIGHT_WAYS && set[i].pfn; i++) {
-		if (set[i].tag != new.tag)
-			continue;
-		if (set[i].pfn == stale)
-			set[i].pfn = pfn;
-		else if (set[i].pfn != pfn)
-			twin = set[i].pfn;
-		goto found;
-	}
-	if (i == SIGHT_WAYS)
-		i = (hash >> 24) % SIGHT_WAYS;
-	set[i] = new;
-found:
+	way = sight_way(sights, hash, new.tag);
+	if (!way->pfn || way->tag != new.tag || way->pfn == stale)
+		*way = new;
+	else if (way->pfn != pfn)
+		twin = way->pfn;
 	spin_unlock(&sights->lock);
 	return twin;
 }
