@@ -51,7 +51,7 @@ all: $(LIBS) $(if $(CLI_SRC),$(BUILD)/bin/dksm) ## build the library and the dks
 
 tests: all $(VM_TESTS) $(UNIT_TESTS) $(BENCHES) $(BUILD)/guests/initramfs ## build the test programs
 
-check: ## set up, build and test everything (under emulation, cold: 50 minutes, warm: 17)
+check: ## set up, build and test everything (cold: half an hour, warm: 11 minutes)
 	@tools/setup
 	@tests/run
 

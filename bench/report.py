@@ -18,7 +18,7 @@ COLORS = {"dksm": "#1b7837", "dksm-at-start": "#7fbf7b", "dksm-no-learn": "#0044
           "floor": "#4d4d4d", "none": "#878787"}
 TITLES = {"dksm": "DKSM", "dksm-at-start": "DKSM, start only", "dksm-no-learn": "DKSM, no learning",
           "ksm": "KSM", "ksm-tuned": "KSM tuned", "ksm-advisor": "KSM advisor",
-          "floor": "floor", "none": "nothing"}
+          "floor": "floor, with memcmp()", "none": "nothing"}
 MIB = 1 << 20
 STYLE = """\
 body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
