@@ -37,7 +37,8 @@ def measure(mode, launcher):
             time.sleep(3)       # so long at least, two passes when idle
         result = {"mode": mode, "faults": faults(vm)}
         if mode != "none":
-            vmms.wait_until(lambda: vm.stat()["idle_passes"], 60, "an idle pass")
+            vmms.wait_until(lambda: vm.stat()["idle_passes"] > 1, 60, "two idle passes")
+            time.sleep(3)       # for the others to have theirs
             stat = vm.stat()
             result |= {"copies": stat["cow_breaks"],
                        "shared": stat["pages_sharing"], "zero": stat["pages_zero"],
