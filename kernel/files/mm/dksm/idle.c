@@ -705,3 +705,7 @@ void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 	clear_bit_unlock(DKSM_MM_IDLE, &member->flags);
 }
 EXPORT_SYMBOL_GPL(dksm_vm_idle);
+
+#ifdef CONFIG_DKSM_KUNIT_TEST
+#include "tests/idle_kunit.c"
+#endif
