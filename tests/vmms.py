@@ -214,7 +214,7 @@ def check_foreign_fleet(name, command, ready, pages):
         start_all(fleet, command)
         check_sharing(fleet, pages, 2 * pages)
         check_tools(fleet)
-        check(not any(vm.process.poll() for vm in fleet.vms), "a VM has ended")
+        check(all(vm.process.poll() is None for vm in fleet.vms), "a VM has ended")
     check_end(name)
 
 
