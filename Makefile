@@ -51,8 +51,8 @@ all: $(LIBS) $(if $(CLI_SRC),$(BUILD)/bin/dksm) ## build the library and the dks
 
 tests: all $(VM_TESTS) $(UNIT_TESTS) $(BENCHES) $(BUILD)/guests/initramfs ## build the test programs
 
-check: ## set up, build and test everything (cold: half an hour, warm: 11 minutes)
-	@tools/setup
+check: ## set up, build and test everything (cold: 25 to 45 minutes, warm: 11 or more)
+	@tools/setup base kernel vm static selftests
 	@tests/run
 
 demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.elf b.elf")
@@ -60,8 +60,9 @@ demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.el
 	@$(MAKE) -s all $(BUILD)/guests/initramfs
 	@demo/run $(GUEST)
 
-bench: all $(BENCHES) $(BUILD)/guests/initramfs ## measure DKSM against KSM and draw build/bench/report.html (hours)
+bench: ## measure DKSM against KSM and draw build/bench/report.html (hours)
 	@tools/setup base kernel vm bench
+	@$(MAKE) -s all $(BENCHES) $(BUILD)/guests/initramfs
 	@bench/run $(BENCH)
 
 # The uapi header stands alone, in strict C and in C++.
