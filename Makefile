@@ -62,7 +62,7 @@ demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.el
 
 bench: ## measure DKSM against KSM and draw build/bench/report.html (hours)
 	@tools/setup base kernel vm bench
-	@$(MAKE) -s all $(BENCHES) $(BUILD)/guests/initramfs
+	@$(MAKE) -s all $(BENCHES) $(BENCH_GUESTS) $(BUILD)/guests/initramfs
 	@bench/run $(BENCH)
 
 # The uapi header stands alone, in strict C and in C++.
@@ -138,5 +138,7 @@ $(BUILD)/bench/%: bench/%.c | $(UAPI)
 $(BUILD)/unit/%: $(BUILD)/sanitized/tests/unit/%.o $(BUILD)/sanitized/units.a
 	@mkdir -p $(@D)
 	$(call say,LD) $(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDLIBS)
+
+include bench/guests/guests.mk
 
 -include $(wildcard $(BUILD)/*/*/*.d $(BUILD)/*/tests/*/*.d $(BUILD)/tests/init.d)
