@@ -2,23 +2,15 @@
 # SPDX-License-Identifier: MIT
 """Memory over time: run by demo/run --program bench/memory.py, in the VM.
 
-VMs of several images are started one after another under each policy; every second
-until a minute after the last boot the frames of all guest RAM are counted. Printed is
-a line of JSON for each policy.
+VMs of several images are started one after another; every second until a minute after
+the last boot the frames of all guest RAM are counted.
 """
 
-import argparse
-import json
-import os
 import subprocess
-import sys
 import time
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-sys.path.insert(0, os.path.join(ROOT, "demo"))
-import density                          # pylint: disable=wrong-import-position
-from machine import MIB, Image, pump    # pylint: disable=wrong-import-position
-from policies import POLICIES           # pylint: disable=wrong-import-position
+import common
+from common import Machine, density, pump
 
 AFTER_SECONDS = 60
 
@@ -27,7 +19,7 @@ class Frames:
     """The program that counts them."""
 
     def __init__(self):
-        self.process = subprocess.Popen([f"{ROOT}/build/bench/frames"], text=True,
+        self.process = subprocess.Popen([f"{common.ROOT}/build/bench/frames"], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def count(self, machines):
@@ -58,7 +50,7 @@ def measure(policy, images, options, machines):
     watch, copies = Watch(machines), density.copies()
     for _ in range(options.count):
         for image in images:
-            machine = density.Machine(f"{image.name}-{len(machines)}", image, policy)
+            machine = Machine(f"{image.name}-{len(machines)}", image, policy)
             machines.append(machine)
             policy.before_resume(machine)
             machine.resume()
@@ -68,29 +60,15 @@ def measure(policy, images, options, machines):
     while time.monotonic() - watch.start < booted + AFTER_SECONDS:
         watch.pump(0.1)
     policy.end()
-    return {"policy": policy.name, "images": [image.name for image in images],
-            "count": options.count, "booted_seconds": round(booted, 2),
+    return {"count": options.count, "booted_seconds": round(booted, 2),
             "merge_cpu_seconds": round(policy.cpu_seconds(), 3),
             "copies": density.copies() - copies, "samples": watch.samples}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", action="append", nargs=5, required=True,
-                        metavar=("NAME", "KERNEL", "INITRD", "READY", "APPEND"))
-    parser.add_argument("--policy", action="append", choices=list(POLICIES), required=True)
+    parser = common.arguments(__doc__)
     parser.add_argument("--count", type=int, default=8, help="VMs of each image")
-    parser.add_argument("--memory", type=int, default=0, help="MiB of each VM")
-    options = parser.parse_args()
-    images = [Image(*image, memory=options.memory * MIB) for image in options.image]
-    for name in options.policy:
-        machines = []
-        try:
-            print(json.dumps(measure(POLICIES[name](), images, options, machines)), flush=True)
-        finally:
-            for machine in machines:
-                machine.kill()
+    common.run(parser, measure)
 
 
 if __name__ == "__main__":

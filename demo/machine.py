@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One virtual machine: QEMU's microvm with real KVM, started paused.
+"""One virtual machine: QEMU's microvm with real KVM, started paused or at once.
 
 Its console is QEMU's standard input and output, its control channel (QMP) a
 socket pair. Nothing reads them in the background: whoever waits for something
@@ -70,13 +70,14 @@ def elf_end(path):
 class Machine:
     """A VM; pid, ram (host address of guest RAM) and image are for others to read."""
 
-    def __init__(self, name, image, policy):
-        self.name, self.image = name, image
+    def __init__(self, name, image, policy, paused=True):
+        self.name, self.image, self.paused = name, image, paused
         self.console = b""
         self.resumed = self.ready = None
         self.ended = ""                 # why the guest stopped for good
         self.busy_at, self.busy_time = 0.0, 0.0
         self.errors = open(f"/tmp/{name}.err", "w+b")
+        self.launched = time.monotonic()
         self._start(policy)
 
     def _start(self, policy):
@@ -96,17 +97,21 @@ class Machine:
         self._message()                 # the greeting
         self.qmp("qmp_capabilities")
         self.ram = self._ram_address()
+        if not self.paused:
+            self.resumed = self.busy_at = self.launched
 
     def _command(self, fd, mergeable):
         machine = f"{self.image.machine},mem-merge={'on' if mergeable else 'off'}"
         command = [
             "qemu-system-x86_64", "-M", machine, "-enable-kvm", "-cpu", "host", "-smp", "1",
             "-m", f"{self.image.memory // MIB}M", "-nodefaults", "-no-user-config",
-            "-display", "none", "-S", "-action", "reboot=shutdown,shutdown=pause",
+            "-display", "none", "-action", "reboot=shutdown,shutdown=pause",
             "-name", f"{self.name},debug-threads=on",
             "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
             "-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control",
             "-kernel", self.image.kernel]
+        if self.paused:
+            command += ["-S"]
         if self.image.initrd:
             command += ["-initrd", self.image.initrd]
         if self.image.append:
