@@ -165,12 +165,12 @@ def gain_seconds(result, part):
     return max(0, result["samples"][at][0] - result["booted_seconds"])
 
 
-def memory_table(results):
+def memory_table(results, bench):
     rows = []
     for policy in TITLES:
         def middle(value, digits=0, policy=policy):
-            return cell(results.spread("memory", policy, value), digits)
-        if results.of("memory", policy):
+            return cell(results.spread(bench, policy, value), digits)
+        if results.of(bench, policy):
             rows.append([
                 TITLES[policy], middle(lambda r: used(r["samples"][-1])),
                 "-" if policy == "none" else middle(lambda r: gain_seconds(r, 0.95), 1),
@@ -180,10 +180,10 @@ def memory_table(results):
                  rows)
 
 
-def draw_memory(results):
+def draw_memory(results, bench):
     """The first run of each policy."""
-    runs = {policy: results.of("memory", policy)[0] for policy in TITLES
-            if results.of("memory", policy)}
+    runs = {policy: results.of(bench, policy)[0] for policy in TITLES
+            if results.of(bench, policy)}
     blocks = "".join(f"${policy.replace('-', '_')} << END\n" +
                      "".join(f"{sample[0]} {used(sample):.1f}\n" for sample in run["samples"]) +
                      "END\n" for policy, run in runs.items())
@@ -191,7 +191,7 @@ def draw_memory(results):
                        f"lc rgb '{COLORS[policy]}' title '{TITLES[policy]}'" for policy in runs)
     first = next(iter(runs.values()))
     vms = first["samples"][-1][1]
-    return gnuplot(results, "memory", curves, f"""{blocks}
+    return gnuplot(results, bench, curves, f"""{blocks}
 set title 'Memory of {vms} VMs, started one after another'
 set xlabel 'seconds'
 set ylabel 'MiB of frames for guest RAM'
@@ -201,17 +201,98 @@ set yrange [0:*]
 """)
 
 
+SETS = {"memory-linux": "Linux", "memory-default": "unikernels, the linker's layout",
+        "memory-aligned": "unikernels, libraries aligned", "memory-user": "IMAGES"}
+
+
 def memory_section(results):
-    if not any(results.of("memory", policy) for policy in TITLES):
-        return ""
-    first = next(r["result"] for r in results.records if r["bench"] == "memory")
-    return f"""<h2>Memory over time</h2>
-<p>{first["count"]} VMs each of {html.escape(", ".join(first["images"]))}, one after another;
-distinct frames of their RAM by /proc/PID/pagemap, until a minute after the last boot. Times
-are wall clock under emulation: compare them with each other only. The seconds count from the
-last boot.</p>
-{memory_table(results)}
-{draw_memory(results)}"""
+    parts = []
+    for bench, title in SETS.items():
+        runs = [r["result"] for r in results.records if r["bench"] == bench]
+        if runs:
+            parts.append(f"""<h3>{title}</h3>
+<p>{runs[0]["count"]} VMs each of {html.escape(", ".join(runs[0]["images"]))}.</p>
+{memory_table(results, bench)}
+{draw_memory(results, bench)}""")
+    return parts and f"""<h2>Memory over time</h2>
+<p>VMs are started one after another; distinct frames of their RAM by /proc/PID/pagemap, until a
+minute after the last boot. Times are wall clock under emulation: compare them with each other
+only. The seconds count from the last boot.</p>
+{"".join(parts)}""" or ""
+
+
+# ---- start-up, neighbours, capacity, scale -----------------------------------------
+
+def columns(results, bench, rows, digits=0):
+    """A table with a column for each policy that was measured; rows: title -> value(result)."""
+    policies = [policy for policy in TITLES if results.of(bench, policy)]
+    return policies and table([""] + [TITLES[policy] for policy in policies], [
+        [title] + [cell(results.spread(bench, policy, value), digits) for policy in policies]
+        for title, value in rows.items()]) or ""
+
+
+def item(name):
+    return lambda result: result.get(name, 0)
+
+
+def startup_section(results):
+    parts = []
+    for cpus in (1, 2):
+        bench = f"startup{cpus}"
+        runs = [r["result"] for r in results.records if r["bench"] == bench]
+        if runs:
+            clock = "its clock counts instructions: 1 ms is a million" if cpus == 1 else "wall clock"
+            together = f"{runs[0]['parallel']} at a time, until all are ready"
+            parts.append(f"<h3>On {cpus} CPU{'s' * (cpus > 1)} ({clock})</h3>" + columns(
+                results, bench, {
+                    "to the first instruction, p50, ms": item("first_p50_ms"),
+                    "p99": item("first_p99_ms"),
+                    "to ready, p50, ms": item("ready_p50_ms"), "p99 ": item("ready_p99_ms"),
+                    f"{together}, p50, ms": item("parallel_p50_ms")}, 1))
+    return parts and f"""<h2>Start-up</h2>
+<p>QEMU's microvm with a unikernel, {runs[0]["starts"]} starts beside two VMs of the same image:
+from the launch of QEMU to the guest's first instruction, and until it is ready.</p>
+{"".join(parts)}""" or ""
+
+
+def neighbours_section(results):
+    runs = [r["result"] for r in results.records if r["bench"] == "neighbours"]
+    return runs and f"""<h2>Busy guests beside idle ones</h2>
+<p>A guest that computes and one that reads at random and writes, beside {runs[0]["idle"]} idle
+ones, on one CPU for {runs[0]["seconds"]} s by a clock that counts instructions; from the moment
+that they are ready.</p>
+""" + columns(results, "neighbours", {
+        "operations of the computing one, thousands a second":
+            lambda r: r["rates"]["compute-aligned.elf"] / 1000,
+        "reads of the reading one, thousands a second":
+            lambda r: r["rates"]["random-aligned.elf"] / 1000,
+        "kernel threads, % of the CPU": lambda r: 100 * r["kernel_threads_share"],
+        "copies of merged pages": item("copies"), "page faults of the host": item("faults")}, 1) or ""
+
+
+def capacity_section(results):
+    runs = [r["result"] for r in results.records if r["bench"] == "capacity"]
+    return runs and f"""<h2>How many fit</h2>
+<p>Unikernels of 32 MiB in QEMU's microvm arrive one each {1000 * runs[0]["interval"]:.0f} ms, by
+a clock that counts instructions, on a host without swap, until one of them dies for want of
+memory.</p>
+""" + columns(results, "capacity", {
+        "VMs that arrived": item("arrived"), "of these ready": item("ready"),
+        "seconds": item("seconds")}) or ""
+
+
+def scale_section(results):
+    runs = [r["result"] for r in results.records if r["bench"] == "scale"]
+    return runs and f"""<h2>Many owners of a page</h2>
+<p>{runs[0]["sharers"]} processes hold {runs[0]["pages"]} equal pages each; instructions. Nothing
+merged: each frame has one owner.</p>
+""" + columns(results, "scale", {
+        "move a frame to another node": item("migrate_ns_per_frame"),
+        "compact all memory, thousands": lambda r: r["compact_ns"] / 1000,
+        "swap a frame out": item("reclaim_ns_per_frame"),
+        "write to a merged page": item("write_ns_per_page"),
+        "unmerge a page": item("unmerge_ns_per_page"),
+        "tear down, a mapping": item("teardown_ns_per_mapping")}) or ""
 
 
 def page(results):
@@ -238,7 +319,11 @@ entry moved, in the same kernel.</p>
 <h2>Where it goes</h2>
 <p>64 processes x 1000 pages: percent of the whole, by sampling.</p>
 {phases_table(results)}
+{scale_section(results)}
 {memory_section(results)}
+{startup_section(results)}
+{neighbours_section(results)}
+{capacity_section(results)}
 </body></html>
 """
 
