@@ -11,168 +11,10 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
+#include <sched.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include <linux/dksm.h>
-
-#define PAGE 4096UL
-#define KSM "/sys/kernel/mm/ksm/"
-#define DKSM "/sys/kernel/mm/dksm/"
-
-struct process {
-	pid_t pid;
-	int ask;	/* "merge yourself" */
-	int answer;	/* nanoseconds it took */
-};
-
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-static uint64_t now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
-}
-
-static long file_number(const char *path)
-{
-	long value = -1;
-	FILE *f = fopen(path, "r");
-
-	if (!f || fscanf(f, "%ld", &value) != 1)
-		die(path);
-	fclose(f);
-	return value;
-}
-
-static void file_set(const char *path, const char *value)
-{
-	FILE *f = fopen(path, "w");
-
-	if (!f || fputs(value, f) < 0 || fclose(f))
-		die(path);
-}
-
-static int domain_open(void)
-{
-	struct dksm_domain_args args = {
-		.size = sizeof(args), .flags = DKSM_DOMAIN_CREATE,
-		.name = "cost",
-	};
-	int fd = open("/dev/dksm", O_RDWR);
-
-	if (fd < 0 || ioctl(fd, DKSM_IOC_DOMAIN, &args))
-		die("/dev/dksm");
-	return fd;
-}
-
-static void merge_dksm(int fd, char *memory, size_t pages)
-{
-	struct dksm_range_args args = {
-		.size = sizeof(args), .pidfd = DKSM_SELF,
-		.addr = (uintptr_t)memory, .len = pages * PAGE,
-	};
-
-	if (ioctl(fd, DKSM_IOC_MERGE, &args))
-		die("DKSM_IOC_MERGE");
-	if (args.report.merged + args.report.published != pages) {
-		fprintf(stderr, "cost: only %llu of %zu pages merged\n",
-			(unsigned long long)(args.report.merged +
-					     args.report.published), pages);
-		exit(1);
-	}
-}
-
-static uint64_t seed = 1;
-
-static char *fill(size_t pages)
-{
-	char *memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (memory == MAP_FAILED)
-		die("mmap");
-	madvise(memory, pages * PAGE, MADV_NOHUGEPAGE);
-	for (size_t i = 0; i < pages; i++)
-		for (size_t word = 0; word < PAGE / 8; word++)
-			((uint64_t *)(memory + i * PAGE))[word] =
-				(i + seed) * 0x9e3779b97f4a7c15ULL + word;
-	return memory;
-}
-
-/* A child: fill, say so, and for each question merge and answer with the time. */
-static void child_run(int dksm, size_t pages, int ask, int answer)
-{
-	char *memory = fill(pages);
-	uint64_t spent = 0;
-	char c;
-
-	while (write(answer, &spent, sizeof(spent)) == sizeof(spent) &&
-	       read(ask, &c, 1) == 1) {
-		uint64_t begin = now();
-
-		if (dksm >= 0)
-			merge_dksm(dksm, memory, pages);
-		else if (madvise(memory, pages * PAGE, MADV_MERGEABLE))
-			die("MADV_MERGEABLE");
-		spent = now() - begin;
-	}
-	_exit(0);
-}
-
-static uint64_t process_answer(struct process *p)
-{
-	uint64_t spent;
-
-	if (read(p->answer, &spent, sizeof(spent)) != sizeof(spent))
-		die("child");
-	return spent;
-}
-
-static void process_start(struct process *p, int dksm, size_t pages)
-{
-	int ask[2], answer[2];
-
-	if (pipe2(ask, O_CLOEXEC) || pipe2(answer, O_CLOEXEC))
-		die("pipe");
-	p->pid = fork();
-	if (p->pid < 0)
-		die("fork");
-	if (!p->pid) {
-		close(ask[1]);
-		close(answer[0]);
-		child_run(dksm, pages, ask[0], answer[1]);
-	}
-	close(ask[0]);
-	close(answer[1]);
-	p->ask = ask[1];
-	p->answer = answer[0];
-	process_answer(p);
-}
-
-static uint64_t process_merge(struct process *p)
-{
-	if (write(p->ask, "m", 1) != 1)
-		die("child");
-	return process_answer(p);
-}
+#include "common.h"
 
 static pid_t pid_of(const char *name)
 {
@@ -217,13 +59,7 @@ static uint64_t ksmd_wait(long frames, long sharing)
 {
 	uint64_t before = ksmd_spent();
 
-	file_set(KSM "pages_to_scan", "1000");
-	file_set(KSM "sleep_millisecs", "1");
-	file_set(KSM "run", "1");
-	while (file_number(KSM "pages_shared") < frames ||
-	       file_number(KSM "pages_sharing") < sharing)
-		usleep(2000);
-	file_set(KSM "run", "0");
+	ksmd_run(frames, sharing);
 	return ksmd_spent() - before;
 }
 
@@ -298,7 +134,7 @@ static void run(const char *policy, size_t processes, size_t pages)
 	for (size_t i = 0; i < processes; i++)
 		process_start(&p[i], dksm, pages);
 	for (size_t i = 0; i < processes; i++) {
-		last = process_merge(&p[i]);
+		last = process_does(&p[i], MERGE);
 		if (!i)
 			first = last;
 		total += last;
@@ -310,31 +146,84 @@ static void run(const char *policy, size_t processes, size_t pages)
 		first = 0;
 	}
 	print(policy, processes, pages, first, last, total, metadata);
-	for (size_t i = 0; i < processes; i++) {
-		close(p[i].ask);
-		close(p[i].answer);
-	}
+	for (size_t i = 0; i < processes; i++)
+		process_close(&p[i]);
 	while (wait(NULL) > 0)
 		;
 	free(p);
 }
 
-/* Two pipes for each process. */
-static void raise_limit(void)
+static void pin(pid_t pid, int cpu)
 {
-	struct rlimit limit;
+	cpu_set_t set;
 
-	if (getrlimit(RLIMIT_NOFILE, &limit))
-		die("getrlimit");
-	limit.rlim_cur = limit.rlim_max;
-	if (setrlimit(RLIMIT_NOFILE, &limit))
-		die("setrlimit");
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(pid, sizeof(set), &set))
+		die("sched_setaffinity");
+}
+
+/* Nanoseconds until all but the first, which has merged, have merged on so many CPUs. */
+static uint64_t merge_together(size_t processes, size_t pages, int cpus)
+{
+	struct process *p = calloc(processes, sizeof(*p));
+	int dksm = domain_open();
+	const char task = MERGE;
+	uint64_t begin;
+
+	if (!p)
+		die("calloc");
+	for (size_t i = 0; i < processes; i++) {
+		process_start(&p[i], dksm, pages);
+		pin(p[i].pid, i % cpus);
+	}
+	process_does(&p[0], MERGE);
+	begin = now();
+	for (size_t i = 1; i < processes; i++)
+		if (write(p[i].ask, &task, 1) != 1)
+			die("child");
+	for (size_t i = 1; i < processes; i++)
+		process_answer(&p[i]);
+	begin = now() - begin;
+	close(dksm);
+	for (size_t i = 0; i < processes; i++)
+		process_close(&p[i]);
+	while (wait(NULL) > 0)
+		;
+	free(p);
+	return begin;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* How much faster two CPUs are than one: the median of some rounds. */
+static void run_parallel(size_t processes, size_t pages)
+{
+	enum { ROUNDS = 9 };
+	double ratio[ROUNDS];
+
+	for (int i = 0; i < ROUNDS; i++) {
+		double one = merge_together(processes, pages, 1);
+
+		ratio[i] = one / merge_together(processes, pages, 2);
+	}
+	qsort(ratio, ROUNDS, sizeof(*ratio), compare);
+	printf("{\"policy\": \"dksm\", \"processes\": %zu, \"pages\": %zu, \"seed\": %llu, "
+	       "\"speedup\": %.2f, \"speedup_low\": %.2f, \"speedup_high\": %.2f}\n",
+	       processes, pages, (unsigned long long)seed, ratio[ROUNDS / 2],
+	       ratio[0], ratio[ROUNDS - 1]);
 }
 
 static void usage(void)
 {
-	fputs("Usage: cost dksm|ksm|floor PROCESSES PAGES [SEED]\n"
+	fputs("Usage: cost dksm|ksm|parallel|floor PROCESSES PAGES [SEED]\n"
 	      "Print what it costs to merge PAGES in each of PROCESSES, as a line of JSON.\n"
+	      "parallel: how much faster DKSM is on two CPUs (tools/vm without --icount).\n"
 	      "Example: tools/vm --icount --mem 3G -- build/bench/cost dksm 64 1000\n", stderr);
 	exit(2);
 }
@@ -348,6 +237,8 @@ int main(int argc, char **argv)
 		seed = strtoull(argv[4], NULL, 10);
 	if (!strcmp(argv[1], "floor"))
 		run_floor(atoi(argv[3]));
+	else if (!strcmp(argv[1], "parallel") && atoi(argv[2]) > 2)
+		run_parallel(atoi(argv[2]), atoi(argv[3]));
 	else if ((!strcmp(argv[1], "dksm") || !strcmp(argv[1], "ksm")) && atoi(argv[2]) > 1)
 		run(argv[1], atoi(argv[2]), atoi(argv[3]));
 	else

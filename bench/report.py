@@ -281,6 +281,12 @@ memory.</p>
         "seconds": item("seconds")}) or ""
 
 
+def parallel_section(results):
+    speedup = results.spread("parallel", "dksm", item("speedup"))
+    return speedup and f"""<p>Two emulated CPUs merge {cell(speedup, 2)} times as fast as one.</p>
+""" or ""
+
+
 def scale_section(results):
     runs = [r["result"] for r in results.records if r["bench"] == "scale"]
     return runs and f"""<h2>Many owners of a page</h2>
@@ -289,6 +295,7 @@ merged: each frame has one owner.</p>
 """ + columns(results, "scale", {
         "move a frame to another node": item("migrate_ns_per_frame"),
         "compact all memory, thousands": lambda r: r["compact_ns"] / 1000,
+        "frames that this moved": item("compact_moved"),
         "swap a frame out": item("reclaim_ns_per_frame"),
         "write to a merged page": item("write_ns_per_page"),
         "unmerge a page": item("unmerge_ns_per_page"),
@@ -316,6 +323,7 @@ entry moved, in the same kernel.</p>
 {floor_table(results)}
 {by_pages}
 {by_processes}
+{parallel_section(results)}
 <h2>Where it goes</h2>
 <p>64 processes x 1000 pages: percent of the whole, by sampling.</p>
 {phases_table(results)}
