@@ -49,6 +49,15 @@ class Arrivals:
                 self.failure = RuntimeError("a VM has ended")
             return sum(1 for machine in self.machines if machine.ready)
 
+    def end(self):
+        """Make room first: those that are still starting need memory to get anywhere."""
+        self.failure = self.failure or RuntimeError("enough")
+        with self.lock:
+            for machine in self.machines:
+                machine.qemu.kill()
+        for thread in self.threads:
+            thread.join()
+
 
 def measure(policy, images, options, machines):
     policy.begin()
@@ -68,9 +77,7 @@ def measure(policy, images, options, machines):
                f"{str(arrivals.failure).splitlines()[0]}")
     policy.end()
     failed = bool(arrivals.failure)
-    arrivals.failure = arrivals.failure or RuntimeError("enough")
-    for thread in arrivals.threads:
-        thread.join()
+    arrivals.end()
     return {"interval": options.interval, "arrived": len(arrivals.threads) - failed,
             "ready": ready, "seconds": round(seconds, 2), "memory_failed": failed}
 

@@ -37,6 +37,7 @@ def run(parser, measure):
         try:
             result = measure(POLICIES[name](), images, options, machines)
             print(json.dumps({"policy": name, "images": [image.name for image in images],
+                              "memory_mib": [image.memory // MIB for image in images],
                               "cpus": os.cpu_count(), **result}), flush=True)
         finally:
             for machine in machines:

@@ -19,7 +19,7 @@ DATA = "/tmp/perf.data"
 
 # In this order; the first that matches the innermost function, or one that called it.
 PHASES = (
-    ("compare", re.compile(r"memcmp|pages_identical")),
+    ("compare", re.compile(r"memcmp|pages_identical|pages_equal")),
     ("hash", re.compile(r"xxh|calc_checksum")),
     ("free", re.compile(r"free_unref|free_pages|free_one|free_pcppages|uncharge|folios_put|__folio_put")),
     ("page tables", re.compile(

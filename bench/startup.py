@@ -75,7 +75,8 @@ def together(policy, image, number):
 
 def summary(name, values):
     return {f"{name}_p50_ms": round(1000 * common.quantile(values, 0.5), 2),
-            f"{name}_p99_ms": round(1000 * common.quantile(values, 0.99), 2)}
+            f"{name}_p99_ms": round(1000 * common.quantile(values, 0.99), 2),
+            f"{name}_ms": [round(1000 * value, 2) for value in values]}
 
 
 def measure(policy, images, options, machines):
