@@ -18,12 +18,20 @@ from policies import write
 SPARED, CHOSEN = -1000, 500
 
 
+class Arrival(Machine):
+    """Known before its VMM answers."""
+
+    def __init__(self, all_of_them, *arguments):
+        all_of_them.append(self)
+        super().__init__(*arguments, paused=False)
+
+
 class Arrivals:
     """Every VM has a thread of its own until it is ready."""
 
     def __init__(self, policy, machines):
         self.policy, self.machines = policy, machines
-        self.lock, self.failure, self.threads = threading.Lock(), None, []
+        self.lock, self.failure, self.threads, self.begun = threading.Lock(), None, [], []
         policy.launcher = ("choom", "-n", str(CHOSEN), "--", *policy.launcher)
 
     def arrive(self, image):
@@ -34,7 +42,7 @@ class Arrivals:
 
     def _start(self, name, image):
         try:
-            machine = Machine(name, image, self.policy, paused=False)
+            machine = Arrival(self.begun, name, image, self.policy)
             with self.lock:
                 self.machines.append(machine)
             while not machine.ready and not self.failure:
@@ -50,10 +58,10 @@ class Arrivals:
             return sum(1 for machine in self.machines if machine.ready)
 
     def end(self):
-        """Make room first: those that are still starting need memory to get anywhere."""
+        """Not one by one, since those that are still starting would take their time."""
         self.failure = self.failure or RuntimeError("enough")
-        with self.lock:
-            for machine in self.machines:
+        for machine in self.begun:
+            if hasattr(machine, "qemu"):
                 machine.qemu.kill()
         for thread in self.threads:
             thread.join()
