@@ -31,18 +31,23 @@ class Frames:
 
 
 class Watch:
-    """Samples of [seconds, VMs, pages, frames], one a second."""
+    """
+    Samples of [seconds, VMs, pages, frames], one a second; fewer, if to count takes so
+    long that the VMs would be held up.
+    """
 
     def __init__(self, machines):
         self.machines, self.frames = machines, Frames()
-        self.start, self.samples = time.monotonic(), []
+        self.start, self.samples, self.due = time.monotonic(), [], 1
 
     def pump(self, seconds):
         pump(self.machines, seconds)
         now = time.monotonic() - self.start
-        if self.machines and now >= len(self.samples) + 1:
+        if self.machines and now >= self.due:
             self.samples.append([round(now, 2), len(self.machines),
                                  *self.frames.count(self.machines)])
+            end = time.monotonic() - self.start
+            self.due = max(now + 1, end + 4 * (end - now))
 
 
 def measure(policy, images, options, machines):
