@@ -10,10 +10,14 @@
 
 #include "cli.h"
 
-enum { OPT_DOMAIN = 256, OPT_NO_IDLE, OPT_NO_LEARN, OPT_REPORT, OPT_HELP };
+enum {
+	OPT_DOMAIN = 256, OPT_FRESH, OPT_NO_IDLE, OPT_NO_LEARN, OPT_REPORT,
+	OPT_HELP
+};
 
 static const struct option options[] = {
 	{ "domain", required_argument, NULL, OPT_DOMAIN },
+	{ "fresh-frames", no_argument, NULL, OPT_FRESH },
 	{ "no-idle", no_argument, NULL, OPT_NO_IDLE },
 	{ "no-learn", no_argument, NULL, OPT_NO_LEARN },
 	{ "help", no_argument, NULL, OPT_HELP },
@@ -38,6 +42,9 @@ static int option(struct attach_args *args, int opt, char **argv)
 		return usage_error(argv[0], "bad domain name '%s': use up to "
 				   "63 of A-Z a-z 0-9 . _ -, the first not a "
 				   "dot", optarg);
+	case OPT_FRESH:
+		args->domain_flags = DKSM_DOMAIN_FRESH_FRAMES;
+		return EXIT_OK;
 	case OPT_NO_IDLE:
 		args->flags |= DKSM_ATTACH_NO_IDLE;
 		return EXIT_OK;
@@ -88,8 +95,8 @@ void own_domain(char name[DKSM_NAME_SIZE])
 static struct failure attach_somewhere(struct dksm *handle, int pidfd,
 				       const struct attach_args *args)
 {
-	int err = args->domain ? -ENOENT :
-				 dksm_attach(handle, pidfd, args->flags);
+	int err = args->domain || args->domain_flags ? -ENOENT :
+			dksm_attach(handle, pidfd, args->flags);
 	char name[DKSM_NAME_SIZE];
 
 	if (err != -ENOENT)
@@ -97,7 +104,8 @@ static struct failure attach_somewhere(struct dksm *handle, int pidfd,
 	own_domain(name);
 	if (args->domain)
 		snprintf(name, sizeof(name), "%s", args->domain);
-	err = dksm_domain_join(handle, name, DKSM_DOMAIN_CREATE);
+	err = dksm_domain_join(handle, name,
+			       DKSM_DOMAIN_CREATE | args->domain_flags);
 	if (err)
 		return failure_domain(err, name);
 	return failure_at(STEP_ATTACH,

@@ -85,6 +85,7 @@ struct failure;
 /**
  * struct attach_args - the command line of run, attach and detach
  * @domain:	--domain, else NULL
+ * @domain_flags: DKSM_DOMAIN_*, but for DKSM_DOMAIN_CREATE
  * @flags:	DKSM_ATTACH_*
  * @report:	--report, else NULL
  * @help:	--help; nothing else has been looked at then
@@ -93,6 +94,7 @@ struct failure;
  */
 struct attach_args {
 	const char *domain;
+	unsigned int domain_flags;
 	unsigned int flags;
 	const char *report;
 	bool help;

@@ -7,7 +7,7 @@
 #include "cli.h"
 
 static const char attach_help[] =
-	"Usage: dksm attach [--domain NAME] [--no-idle] [--no-learn] PID\n"
+	"Usage: dksm attach [OPTIONS] PID\n"
 	"\n"
 	"Have the virtual machines of process PID merged by themselves from now\n"
 	"on: before they first run (those that run already: at once), and when\n"
@@ -17,6 +17,8 @@ static const char attach_help[] =
 	"  --domain NAME  share only with processes in this domain, which is\n"
 	"                 created if need be; without it, the domain that the\n"
 	"                 process is in, else 'default' (root) or 'user-UID'\n"
+	"  --fresh-frames copy what others will share into memory that nobody\n"
+	"                 chose the place of; a property of a new domain\n"
 	"  --no-idle      not when they are idle\n"
 	"  --no-learn     also pages that are known to be written to soon\n"
 	"\n"
@@ -104,7 +106,7 @@ int cmd_detach(int argc, char **argv)
 		fputs(detach_help, stdout);
 	if (status || args.help)
 		return status;
-	if (args.domain || args.flags || args.report)
+	if (args.domain || args.domain_flags || args.flags || args.report)
 		return usage_error(argv[0], "there are no options");
 	status = operand_pid(&args, argv[0], &pid);
 	if (status)

@@ -30,6 +30,8 @@ static const char help[] =
 	"\n"
 	"  --domain NAME  share only with processes in this domain, which is\n"
 	"                 created if need be ('default' for root, 'user-UID')\n"
+	"  --fresh-frames copy what others will share into memory that nobody\n"
+	"                 chose the place of; a property of a new domain\n"
 	"  --no-idle      merge when they start, but not when they are idle\n"
 	"  --no-learn     merge also what is known to be written to soon\n"
 	"  --report FILE  write as JSON what was merged at the start and, within\n"

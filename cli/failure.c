@@ -37,7 +37,7 @@ static const struct advice {
 	  "--domain" },
 	{ STEP_DOMAIN, EBUSY, "this handle is bound to a domain already: run "
 	  "it again" },
-	{ STEP_DOMAIN, EINVAL, "the kernel does not take this name: choose "
+	{ STEP_DOMAIN, EINVAL, "it exists without fresh frames: choose "
 	  "another --domain" },
 	{ STEP_DOMAIN, ENOMEM, "no memory for another domain: free some and "
 	  "run it again" },

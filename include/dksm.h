@@ -175,11 +175,12 @@ DKSM_API int dksm_info_get(struct dksm *handle, struct dksm_info *info);
  * @handle:	from dksm_open()
  * @name:	1 to 63 of A-Z a-z 0-9 . _ - and the first not a dot
  * @flags:	0 to join only; DKSM_DOMAIN_CREATE to create it if need be;
- *		with DKSM_DOMAIN_EXCL too, to create it or fail
+ *		with DKSM_DOMAIN_EXCL too, to create it or fail;
+ *		DKSM_DOMAIN_FRESH_FRAMES for one whose frames are copies
  *
- * Return: 0; -EINVAL (bad name or flags), -ENOENT (no such domain), -EEXIST,
- * -EACCES (somebody else's domain and no CAP_SYS_PTRACE), -EBUSY (the handle is
- * bound already), -ENOMEM.
+ * Return: 0; -EINVAL (bad name or flags, or it exists without fresh frames),
+ * -ENOENT (no such domain), -EEXIST, -EACCES (somebody else's domain and no
+ * CAP_SYS_PTRACE), -EBUSY (the handle is bound already), -ENOMEM.
  */
 DKSM_API int dksm_domain_join(struct dksm *handle, const char *name,
 			      unsigned int flags);

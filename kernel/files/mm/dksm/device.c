@@ -54,7 +54,8 @@ static long ioctl_info(void __user *arg)
 
 static long ioctl_domain(struct file *file, void __user *arg)
 {
-	const u32 known = DKSM_DOMAIN_CREATE | DKSM_DOMAIN_EXCL;
+	const u32 known = DKSM_DOMAIN_CREATE | DKSM_DOMAIN_EXCL |
+			  DKSM_DOMAIN_FRESH_FRAMES;
 	struct dksm_domain_args args;
 	struct dksm_domain *domain;
 	u32 usize;
@@ -63,7 +64,9 @@ static long ioctl_domain(struct file *file, void __user *arg)
 	err = fetch(&args, sizeof(args), arg, &usize);
 	if (err)
 		return err;
-	if (args.flags & ~known || args.flags == DKSM_DOMAIN_EXCL)
+	if (args.flags & ~known ||
+	    (args.flags & (DKSM_DOMAIN_CREATE | DKSM_DOMAIN_EXCL)) ==
+	    DKSM_DOMAIN_EXCL)
 		return -EINVAL;
 	if (READ_ONCE(file->private_data))
 		return -EBUSY;

@@ -61,7 +61,7 @@ static struct dksm_domain *domain_find(const char *name)
 	return NULL;
 }
 
-static struct dksm_domain *domain_create(const char *name)
+static struct dksm_domain *domain_create(const char *name, u32 flags)
 {
 	struct dksm_domain *domain;
 	int err;
@@ -72,6 +72,7 @@ static struct dksm_domain *domain_create(const char *name)
 
 	refcount_set(&domain->refs, 1);
 	domain->owner = current_euid();
+	domain->fresh_frames = flags & DKSM_DOMAIN_FRESH_FRAMES;
 	spin_lock_init(&domain->lock);
 	INIT_LIST_HEAD(&domain->extents);
 	INIT_LIST_HEAD(&domain->members);
@@ -109,12 +110,14 @@ struct dksm_domain *dksm_domain_open(const char *name, u32 flags)
 	mutex_lock(&dksm_domains_lock);
 	domain = domain_find(name);
 	if (!domain)
-		domain = flags & DKSM_DOMAIN_CREATE ? domain_create(name) :
-						      ERR_PTR(-ENOENT);
+		domain = flags & DKSM_DOMAIN_CREATE ?
+			 domain_create(name, flags) : ERR_PTR(-ENOENT);
 	else if (flags & DKSM_DOMAIN_EXCL)
 		domain = ERR_PTR(-EEXIST);
 	else if (!dksm_domain_may_use(domain))
 		domain = ERR_PTR(-EACCES);
+	else if (flags & DKSM_DOMAIN_FRESH_FRAMES && !domain->fresh_frames)
+		domain = ERR_PTR(-EINVAL);
 	else
 		dksm_domain_get(domain);
 	mutex_unlock(&dksm_domains_lock);

@@ -18,11 +18,13 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
+#include <linux/xxhash.h>
 #include <trace/events/dksm.h>
 
 #include "internal.h"
 
 unsigned int dksm_max_page_sharing = 256;
+bool dksm_merge_across_nodes = true;
 
 /* Most claims of an extent's maps, for each sharer that a frame may have. */
 #define CLAIMS_PER_SHARER	4
@@ -279,6 +281,33 @@ static bool frame_takes_one_more(struct dksm_extent *extent,
 }
 
 /**
+ * dksm_page_hash - what the index of a domain knows a content by
+ * @domain: has the seed
+ * @page: a page
+ *
+ * Without dksm_merge_across_nodes equal pages of two nodes are two contents.
+ */
+u64 dksm_page_hash(struct dksm_domain *domain, struct page *page)
+{
+	u64 seed = domain->seed;
+	void *p = kmap_local_page(page);
+	u64 hash;
+
+	if (!READ_ONCE(dksm_merge_across_nodes))
+		seed += 1 + page_to_nid(page);
+	hash = xxh64(p, PAGE_SIZE, seed);
+	kunmap_local(p);
+	return hash;
+}
+
+/* A frame may have been moved to another node since it was published. */
+static bool frame_is_near(struct folio *frame, struct folio *folio)
+{
+	return READ_ONCE(dksm_merge_across_nodes) ||
+	       folio_nid(frame) == folio_nid(folio);
+}
+
+/**
  * dksm_pages_equal - are the contents of two pages equal?
  * @page1: a page
  * @page2: another
@@ -307,7 +336,8 @@ bool dksm_pages_equal(struct page *page1, struct page *page2)
  * @folio: cannot change: write-protected everywhere, locked, without pins
  *
  * Return: the frame of @node with a reference if its content is that of
- * @folio and it is below the cap, else NULL; -EAGAIN as dksm_frame_get().
+ * @folio, it is below the cap and on a node that will do, else NULL; -EAGAIN
+ * as dksm_frame_get().
  */
 struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio)
 {
@@ -316,6 +346,7 @@ struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio)
 	if (IS_ERR_OR_NULL(frame))
 		return frame;
 	if (frame_takes_one_more(dksm_node_extent(node), frame) &&
+	    frame_is_near(frame, folio) &&
 	    dksm_pages_equal(&frame->page, &folio->page))
 		return frame;
 	folio_put(frame);
@@ -503,6 +534,49 @@ bool dksm_index_has(struct dksm_domain *domain, u64 hash)
 	return has;
 }
 
+/* A frame that was written to, held for a tick. */
+struct held_frame {
+	struct llist_node list;
+	struct folio *frame;
+};
+
+static LLIST_HEAD(held_frames);
+
+static void frames_let_go(struct work_struct *work)
+{
+	struct llist_node *list = llist_del_all(&held_frames);
+	struct held_frame *held, *next;
+
+	llist_for_each_entry_safe(held, next, list, list) {
+		folio_put(held->frame);
+		kfree(held);
+		cond_resched();
+	}
+}
+
+static DECLARE_DELAYED_WORK(let_go_work, frames_let_go);
+
+/*
+ * The last one who has a frame would free it by writing to it, and know by the
+ * time it takes that nobody else has the page.  So no write frees a frame: a
+ * worker does, a tick later.  See "Deferred free" in VUsion (Oliverio et al.,
+ * SOSP 2017).
+ */
+static void frame_hold(struct folio *frame)
+{
+	struct held_frame *held = kmalloc(sizeof(*held), DKSM_GFP_QUICK);
+
+	if (!held)
+		return;		/* no secret is worth failing */
+	/* The last mapping goes from a statistic: let the others pay, too. */
+	if (folio_mapcount(frame) > 1)
+		lruvec_stat_mod_folio(frame, NR_ANON_MAPPED, 0);
+	folio_get(frame);
+	held->frame = frame;
+	if (llist_add(&held->list, &held_frames))
+		queue_delayed_work(system_unbound_wq, &let_go_work, 1);
+}
+
 /*
  * A write fault is going to copy a frame; the fault holds a reference to it,
  * taken while it was mapped, so it stays a frame.
@@ -515,6 +589,7 @@ void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
 
 	if (vmf->flags & FAULT_FLAG_UNSHARE)
 		return;		/* unmerge, or a pin: nobody writes */
+	frame_hold(folio);
 	atomic_long_inc(&extent->domain->totals.cow_breaks);
 	if (member) {
 		atomic_long_inc(&member->cow_breaks);

@@ -42,7 +42,6 @@
 #include <linux/swap.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
-#include <linux/xxhash.h>
 #include <trace/events/dksm.h>
 
 #include "../internal.h"
@@ -182,7 +181,7 @@ static struct dksm_sights *sights_get(struct dksm_domain *domain,
 	spin_lock_init(&sights->lock);
 	sights->sets = sets;
 	if (cmpxchg(&domain->sights, NULL, sights)) {
-		kvfree(sights);
+		vfree(sights);
 		return domain->sights;
 	}
 	atomic_long_add(sights_bytes(sets), &domain->metadata);
@@ -198,7 +197,7 @@ void dksm_sights_free(struct dksm_domain *domain)
 	if (!domain->sights)
 		return;
 	atomic_long_sub(sights_bytes(domain->sights->sets), &domain->metadata);
-	kvfree(domain->sights);
+	vfree(domain->sights);
 }
 
 /*
@@ -416,15 +415,6 @@ static struct page *step_page(struct step *step, unsigned long address)
 	return page;
 }
 
-static u64 page_hash(struct idle *idle, struct page *page)
-{
-	void *p = kmap_local_page(page);
-	u64 hash = xxh64(p, PAGE_SIZE, idle->domain->seed);
-
-	kunmap_local(p);
-	return hash;
-}
-
 static bool page_is_zero(struct idle *idle, struct page *page)
 {
 	return READ_ONCE(dksm_use_zero_pages) &&
@@ -443,7 +433,7 @@ static void step_look(struct idle *idle, struct step *step)
 		page = step_page(step, address);
 		if (!page)
 			continue;
-		block[seen_index(address)] = page_hash(idle, page);
+		block[seen_index(address)] = dksm_page_hash(idle->domain, page);
 		put_page(page);
 	}
 }
@@ -482,7 +472,7 @@ static void step_choose(struct idle *idle, struct step *step)
 		page = step_page(step, address);
 		if (!page)
 			continue;
-		hash = page_hash(idle, page);
+		hash = dksm_page_hash(idle->domain, page);
 		if ((u32)hash == block[seen_index(address)] &&
 		    page_is_wanted(idle, step, page, hash))
 			__set_bit(seen_index(address), step->wanted);

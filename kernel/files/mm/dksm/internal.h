@@ -62,6 +62,7 @@ struct dksm_totals {
  * @list:	in the list of all domains; dksm_domains_lock
  * @kobj:	the folder in sysfs; its release frees the domain
  * @owner:	effective user id of the creator
+ * @fresh_frames: publish copies; never changes
  * @index:	hash of a frame's content -> node; lookups under RCU
  * @seed:	of the hash, so that nobody can prepare collisions
  * @lock:	protects @extents and @members; taken with interrupts off
@@ -79,6 +80,7 @@ struct dksm_domain {
 	struct list_head list;
 	struct kobject kobj;
 	kuid_t owner;
+	bool fresh_frames;
 	struct rhashtable index;
 	u64 seed;
 	spinlock_t lock;	/* extents, members */
@@ -248,6 +250,7 @@ int dksm_mm_detach(struct mm_struct *mm);
 
 /* extent.c */
 extern unsigned int dksm_max_page_sharing;
+extern bool dksm_merge_across_nodes;
 int dksm_index_init(struct dksm_domain *domain);
 u32 dksm_extent_doubled(const struct dksm_extent *extent);
 struct dksm_extent *dksm_extent_alloc(struct dksm_domain *domain, u32 nr,
@@ -256,6 +259,7 @@ void dksm_extent_built(struct dksm_extent *extent);
 bool dksm_extent_tryget(struct dksm_extent *extent);
 void dksm_extent_get(struct dksm_extent *extent);
 void dksm_extent_put(struct dksm_extent *extent);
+u64 dksm_page_hash(struct dksm_domain *domain, struct page *page);
 bool dksm_pages_equal(struct page *page1, struct page *page2);
 struct folio *dksm_frame_peek(struct dksm_node *node);
 struct folio *dksm_frame_get(struct dksm_node *node);

@@ -76,7 +76,7 @@ int dksm_learn_prepare(struct dksm_domain *domain)
 		return -ENOMEM;
 	spin_lock_init(&learned->lock);
 	if (cmpxchg(&domain->learned, NULL, learned))
-		kvfree(learned);
+		vfree(learned);
 	else
 		atomic_long_add(sizeof(*learned), &domain->metadata);
 	return 0;
@@ -87,7 +87,7 @@ void dksm_learn_free(struct dksm_domain *domain)
 	if (!domain->learned)
 		return;
 	atomic_long_sub(sizeof(*domain->learned), &domain->metadata);
-	kvfree(domain->learned);
+	vfree(domain->learned);
 }
 
 /*

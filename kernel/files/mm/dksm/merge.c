@@ -35,7 +35,6 @@
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
-#include <linux/xxhash.h>
 #include <asm/tlbflush.h>
 
 #include "../internal.h"
@@ -694,15 +693,6 @@ static bool slot_is_zero(struct dksm_batch *b, struct slot *slot)
 	       dksm_pages_equal(&slot->folio->page, ZERO_PAGE(0));
 }
 
-static u64 slot_hash(struct dksm_batch *b, struct slot *slot)
-{
-	void *p = kmap_local_folio(slot->folio, 0);
-	u64 hash = xxh64(p, PAGE_SIZE, b->member->domain->seed);
-
-	kunmap_local(p);
-	return hash;
-}
-
 /*
  * Images are runs of pages: after page i was equal to node j, page i + 1 is
  * compared with node j + 1 before anything is hashed.  The frame of node j is
@@ -775,7 +765,8 @@ static void slot_classify(struct dksm_batch *b, struct slot *slot)
 	}
 	frame = slot_predict(b, slot);
 	if (!frame) {
-		slot->hash = slot_hash(b, slot);
+		slot->hash = dksm_page_hash(b->member->domain,
+					    &slot->folio->page);
 		frame = dksm_frame_find(b->member->domain, slot->hash,
 					slot->folio, batch_waits(b));
 	}
@@ -815,20 +806,23 @@ static void slot_published(struct dksm_batch *b, struct slot *slot)
 	slot_release(slot);
 }
 
-/* A new folio with the content of the slot's; locked, nobody knows it. */
+/*
+ * A new folio with the content of the slot's, on the same node; locked, nobody
+ * knows it.
+ */
 static struct folio *slot_copy(struct dksm_batch *b, struct slot *slot)
 {
-	const gfp_t gfp = __GFP_NORETRY | __GFP_NOWARN;
-	unsigned long address = slot_address(b, slot);
+	const gfp_t gfp = __GFP_NORETRY | __GFP_NOWARN | __GFP_THISNODE;
+	const gfp_t less = batch_waits(b) ? 0 : __GFP_DIRECT_RECLAIM;
 	struct folio *copy;
 
-	copy = vma_alloc_folio(GFP_HIGHUSER_MOVABLE | gfp, 0, b->vma, address,
-			       false);
+	copy = __folio_alloc_node((GFP_HIGHUSER_MOVABLE | gfp) & ~less, 0,
+				  folio_nid(slot->folio));
 	if (!copy)
 		return NULL;
-	if (mem_cgroup_charge(copy, b->vma->vm_mm, GFP_KERNEL | gfp) ||
-	    copy_mc_user_highpage(&copy->page, &slot->folio->page, address,
-				  b->vma)) {
+	if (mem_cgroup_charge(copy, b->vma->vm_mm, (GFP_KERNEL | gfp) & ~less) ||
+	    copy_mc_user_highpage(&copy->page, &slot->folio->page,
+				  slot_address(b, slot), b->vma)) {
 		folio_put(copy);
 		return NULL;
 	}
@@ -838,10 +832,7 @@ static struct folio *slot_copy(struct dksm_batch *b, struct slot *slot)
 	return copy;
 }
 
-/*
- * A process outside the domain shares the page since a fork, and must not map a
- * frame: a copy becomes the frame, and replaces our page as any other would.
- */
+/* A copy becomes the frame, and replaces our page as any other would. */
 static int slot_publish_copy(struct dksm_batch *b, struct slot *slot,
 			     struct dksm_node *node, struct folio **frame)
 {
@@ -865,6 +856,9 @@ static int slot_publish_copy(struct dksm_batch *b, struct slot *slot,
 /*
  * Look again first: an equal page may have been published since, by another
  * process or by an earlier slot of this batch.
+ *
+ * A process outside the domain that shares the page since a fork must not map a
+ * frame.
  */
 static int slot_try_publish(struct dksm_batch *b, struct slot *slot,
 			    struct dksm_node *node, struct folio **frame)
@@ -877,7 +871,8 @@ static int slot_try_publish(struct dksm_batch *b, struct slot *slot,
 		return PTR_ERR_OR_ZERO(*frame);
 	if (!slot->alone && !batch_waits(b))
 		return -EAGAIN;		/* to look and to copy may take a while */
-	if (!slot->alone && dksm_folio_is_foreign(slot->folio, domain))
+	if (domain->fresh_frames ||
+	    (!slot->alone && dksm_folio_is_foreign(slot->folio, domain)))
 		return slot_publish_copy(b, slot, node, frame);
 	return dksm_frame_publish(node, slot->folio, slot->hash, frame);
 }

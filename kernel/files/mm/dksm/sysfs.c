@@ -254,6 +254,25 @@ static ssize_t use_zero_pages_store(struct kobject *kobj,
 	return count;
 }
 
+static ssize_t merge_across_nodes_show(struct kobject *kobj,
+				       struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%u\n", dksm_merge_across_nodes);
+}
+
+static ssize_t merge_across_nodes_store(struct kobject *kobj,
+					struct kobj_attribute *attr,
+					const char *buf, size_t count)
+{
+	bool value;
+	int err = kstrtobool(buf, &value);
+
+	if (err)
+		return err;
+	WRITE_ONCE(dksm_merge_across_nodes, value);
+	return count;
+}
+
 static ssize_t learn_show(struct kobject *kobj, struct kobj_attribute *attr,
 			  char *buf)
 {
@@ -277,6 +296,8 @@ static ssize_t learn_store(struct kobject *kobj, struct kobj_attribute *attr,
 static struct kobj_attribute max_page_sharing_attr =
 	__ATTR_RW(max_page_sharing);
 static struct kobj_attribute use_zero_pages_attr = __ATTR_RW(use_zero_pages);
+static struct kobj_attribute merge_across_nodes_attr =
+	__ATTR_RW(merge_across_nodes);
 static struct kobj_attribute learn_attr = __ATTR_RW(learn);
 
 static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
@@ -293,6 +314,7 @@ static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
 static const struct attribute *knobs[] = {
 	&max_page_sharing_attr.attr,
 	&use_zero_pages_attr.attr,
+	&merge_across_nodes_attr.attr,
 	&learn_attr.attr,
 	NULL,
 };

@@ -82,7 +82,8 @@ enum dksm_skip {
  * @merged:	now share a frame with equal content that existed before
  * @published:	no equal frame existed: the page itself became a frame that others
  *		can share from now on (or a copy of it, if a process outside the
- *		domain still shared the page since a fork)
+ *		domain still shared the page since a fork, and always with
+ *		DKSM_DOMAIN_FRESH_FRAMES)
  * @zero:	replaced by the kernel's zero page
  * @unmerged:	got a private copy again (DKSM_IOC_UNMERGE only)
  * @ns:		time the call took, in nanoseconds
@@ -121,6 +122,12 @@ struct dksm_info {
 #define DKSM_DOMAIN_CREATE	(1U << 0)
 /* With DKSM_DOMAIN_CREATE: fail with EEXIST if the domain exists. */
 #define DKSM_DOMAIN_EXCL	(1U << 1)
+/*
+ * What is published is copied into a newly allocated page, so that nobody can
+ * choose the physical memory that others will share.  A property of the domain:
+ * it is created so, or must have been.
+ */
+#define DKSM_DOMAIN_FRESH_FRAMES	(1U << 2)
 
 /**
  * struct dksm_domain_args - bind the descriptor to a domain (DKSM_IOC_DOMAIN)
@@ -132,7 +139,8 @@ struct dksm_info {
  * The creator's effective user id owns the domain.  A domain lives as long as a
  * descriptor is bound to it, a process is in it, or a frame of it exists.
  *
- * Errors: EINVAL (bad name, EXCL without CREATE), ENOENT (no such domain),
+ * Errors: EINVAL (bad name, EXCL without CREATE, FRESH_FRAMES and the domain
+ * exists without it), ENOENT (no such domain),
  * EEXIST, EACCES (somebody else's domain and no CAP_SYS_PTRACE), EBUSY (the
  * descriptor is bound already), ENOMEM.
  */
