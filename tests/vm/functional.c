@@ -30,7 +30,7 @@ static const struct test *const lists[] = {
 	tests_kinds, tests_unmerge, tests_huge, tests_pin, tests_track,
 	tests_reclaim, tests_move, tests_memcg, tests_ksmd, tests_access,
 	tests_args, tests_race, tests_kvm, tests_attach, tests_load,
-	tests_idle, tests_learn,
+	tests_idle, tests_learn, tests_tenants, tests_faults, tests_guests,
 };
 
 static unsigned int timeout_seconds = 300;
@@ -46,6 +46,7 @@ static struct knob {
 	{ DKSM_SYSFS "max_page_sharing", "" },
 	{ DKSM_SYSFS "use_zero_pages", "" },
 	{ DKSM_SYSFS "learn", "" },
+	{ DKSM_SYSFS "merge_across_nodes", "" },
 	{ KSM_SYSFS "pages_to_scan", "" },
 	{ KSM_SYSFS "sleep_millisecs", "" },
 	{ KSM_SYSFS "smart_scan", "" },
@@ -348,7 +349,7 @@ static bool wanted(const struct test *test, char *const *globs)
 	if (exclude && !fnmatch(exclude, test->name, 0))
 		return false;
 	if (!*globs)
-		return true;
+		return !(test->flags & TEST_LONG);
 	for (; *globs; globs++)
 		if (!fnmatch(*globs, test->name, 0))
 			return true;
@@ -441,7 +442,8 @@ static _Noreturn void usage(int status)
 {
 	fprintf(status ? stderr : stdout,
 		"usage: functional [--list] [--timeout SECONDS] [--exclude GLOB] [NAME-GLOB...]\n"
-		"Runs the functional tests (all, or those named) and prints KTAP.\n");
+		"Runs the functional tests (all, or those named) and prints KTAP. Random tests\n"
+		"run only if named, for TEST_SECONDS (60), from TEST_SEED (the time).\n");
 	exit(status);
 }
 
@@ -478,7 +480,7 @@ int main(int argc, char **argv)
 			test_join(atoi(optarg));
 			break;
 		case 'r':
-			for_each_test(argv + argc, run_named, optarg);
+			for_each_test((char *[]){ optarg, NULL }, run_named, optarg);
 			return 2;
 		case 'h':
 			usage(0);

@@ -221,20 +221,16 @@ static void huge_tlb(void)
 static void special_mappings(void)
 {
 	int dom = domain_open(""), fd;
-	unsigned long from, to;
+	unsigned long from = 0, to = 0;
 	char line[256], name[64];
 	bool found = false;
 	FILE *f = fopen("/proc/self/maps", "re");
 	void *p;
 
-	while (fgets(line, sizeof(line), f)) {
-		name[0] = 0;
-		sscanf(line, "%lx-%lx %*s %*s %*s %*s %63s", &from, &to, name);
-		if (!strcmp(name, "[vvar]")) {
-			found = true;
-			break;
-		}
-	}
+	CHECK(f);
+	while (!found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "%lx-%lx %*s %*s %*s %*s %63s", &from, &to,
+			       name) == 3 && !strcmp(name, "[vvar]");
 	fclose(f);
 	if (found)
 		EXPECT(merge(dom, DKSM_SELF, (void *)from, to - from),

@@ -55,8 +55,9 @@ static long op_faults(struct region *r, const long *arg)
 	SYS(getrusage(RUSAGE_SELF, &before));
 	for (long i = 0; i < arg[1]; i++) {
 		volatile u64 *word = region_page(r, arg[0] + i);
+		u64 same = *word;
 
-		*word = *word;
+		*word = same;
 	}
 	SYS(getrusage(RUSAGE_SELF, &after));
 	return after.ru_minflt - before.ru_minflt;

@@ -24,6 +24,7 @@
 enum box_state { BOX_IDLE, BOX_ASKED, BOX_DONE };
 
 struct mailbox {
+	atomic_bool taken;
 	atomic_uint state;
 	peer_fn fn;
 	long arg[4];
@@ -33,7 +34,6 @@ struct mailbox {
 
 static struct {
 	pid_t test;
-	atomic_uint count;
 	struct mailbox box[BOXES_MAX];
 } *boxes;
 
@@ -82,11 +82,10 @@ static _Noreturn void peer_serve(void)
 
 static unsigned int box_new(void)
 {
-	unsigned int box = atomic_fetch_add(&boxes->count, 1);
-
-	if (box >= BOXES_MAX)
-		FAIL("too many peers");
-	return box;
+	for (unsigned int box = 0; box < BOXES_MAX; box++)
+		if (!atomic_exchange(&boxes->box[box].taken, true))
+			return box;
+	FAIL("too many peers");
 }
 
 static struct peer peer_of(pid_t pid, unsigned int box)
@@ -197,6 +196,8 @@ static void peer_reap(struct peer *p)
 	waitid(P_PIDFD, p->pidfd, &(siginfo_t){ 0 }, WEXITED | WNOHANG);
 	close(p->pidfd);
 	p->pidfd = -1;
+	atomic_store(&boxes->box[p->box].state, BOX_IDLE);
+	atomic_store(&boxes->box[p->box].taken, false);
 }
 
 void peer_exit(struct peer *p)

@@ -4,6 +4,7 @@
  * pages; up to the cap; never across domains; for as long as somebody maps it.
  */
 #define _GNU_SOURCE
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -314,7 +315,8 @@ static long op_merge_all(struct region *r, const long *arg)
 		snprintf(text, sizeof(text), "%d %llu", round,
 			 (unsigned long long)rnd(&state));
 		CHECK(text[0] == '0' + round);
-		CHECK(!strcmp(heap, "kept on the heap"));
+		CHECK(heap && !strcmp(heap, "kept on the heap"));
+		free(heap);
 		region_verify(r);
 	}
 	return 0;

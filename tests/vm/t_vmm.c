@@ -57,6 +57,7 @@ static void cpuid_copy(int kvm, int fd, unsigned int id)
 	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 100 *
 					  sizeof(struct kvm_cpuid_entry2));
 
+	CHECK(cpuid);
 	cpuid->nent = 100;
 	SYS(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid));
 	for (unsigned int i = 0; i < cpuid->nent; i++) {
@@ -171,6 +172,7 @@ long op_vm_load(struct region *r, const long *arg UNUSED)
 	gdt[1] = 0x00af9b000000ffff;
 	gdt[2] = 0x00cf93000000ffff;
 	idt[4] = 0x00008e0000080000 | BARE_NMI_ENTRY;	/* vector 2 */
+	/* cppcheck-suppress comparePointers; both are labels in one section */
 	memcpy(r->addr + BARE_CODE, bare_start, bare_end - bare_start);
 	region_model(r, 0, BARE_PAGES, SEED_ANY, 0);
 	return 0;
@@ -200,17 +202,32 @@ static void vcpu_set(struct vcpu *vcpu, unsigned int fn, const long *arg)
 	SYS(ioctl(vcpu->fd, KVM_SET_REGS, &regs));
 }
 
+bool (*vm_run_hook)(bool before);
+
+/* 0, -EINTR, or -ENOMEM where the hook says that it may be. */
+static int vcpu_enter(struct vcpu *vcpu)
+{
+	bool may_fail = false;
+	int err;
+
+	if (vm_run_hook)
+		vm_run_hook(true);
+	err = ioctl(vcpu->fd, KVM_RUN, 0UL) ? -errno : 0;
+	if (vm_run_hook)
+		may_fail = vm_run_hook(false);
+	if (err && err != -EINTR && !(err == -ENOMEM && may_fail))
+		FAIL("KVM_RUN: %s", strerror(-err));
+	return err;
+}
+
 /* Until the function has returned; signals only interrupt it. */
 static long vcpu_run(struct vcpu *vcpu)
 {
 	struct kvm_regs regs;
 
 	for (;;) {
-		if (ioctl(vcpu->fd, KVM_RUN, 0UL)) {
-			if (errno == EINTR)
-				continue;
-			FAIL("KVM_RUN: %s", strerror(errno));
-		}
+		if (vcpu_enter(vcpu))
+			continue;
 		if (vcpu->run->exit_reason == KVM_EXIT_IO &&
 		    vcpu->run->io.port == BARE_PORT)
 			break;

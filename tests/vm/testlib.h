@@ -39,8 +39,11 @@ typedef uint64_t u64;
 
 enum { EXIT_OK = 0, EXIT_FAIL = 1, EXIT_SKIP = 4 };
 
-/* TEST_KSMD: ksmd is the subject of the test and may run meanwhile. */
-enum { TEST_KSMD = 1 };
+/*
+ * TEST_KSMD: ksmd is the subject of the test and may run meanwhile.
+ * TEST_LONG: it takes as long as one wants, and runs only when it is named.
+ */
+enum { TEST_KSMD = 1, TEST_LONG = 2 };
 
 struct test {
 	const char *name;
@@ -55,10 +58,10 @@ int test_descriptor(void);
 void test_join(int fd);
 /* What the first FAIL() or SKIP() of any process of the test said; EXIT_OK: none. */
 int test_verdict(const char **why);
-_Noreturn void test_fail(const char *file, int line, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-_Noreturn void test_skip(const char *fmt, ...)
-	__attribute__((format(printf, 1, 2)));
+void test_fail(const char *file, int line, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 3, 4)));
+void test_skip(const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 1, 2)));
 void test_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #define FAIL(...)	test_fail(__FILE__, __LINE__, __VA_ARGS__)

@@ -99,6 +99,12 @@ long op_vm_race(struct region *r, const long *arg);	/* first page, word */
 /* Start the other processors: they halt, or one of them computes. */
 long op_vm_others(struct region *r, const long *arg);	/* one computes */
 
+/*
+ * If set, called before and after each KVM_RUN of the functions below; true allows
+ * it to have failed with ENOMEM.
+ */
+extern bool (*vm_run_hook)(bool before);
+
 /* What the guest does, on the first processor. */
 long op_guest_fill(struct region *r, const long *arg);	/* first, n, seed, step */
 long op_guest_poke(struct region *r, const long *arg);	/* page, word, value */
@@ -131,6 +137,9 @@ extern const struct test tests_attach[];
 extern const struct test tests_load[];
 extern const struct test tests_idle[];
 extern const struct test tests_learn[];
+extern const struct test tests_tenants[];
+extern const struct test tests_faults[];
+extern const struct test tests_guests[];
 
 /* What `functional --exec-probe DOMAIN` does: see t_fork.c. */
 int exec_probe(const char *domain);
