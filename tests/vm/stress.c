@@ -17,12 +17,16 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/mempolicy.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -37,7 +41,19 @@
 #define HUGE_PAGES	(HUGE_SIZE / PAGE_SIZE)
 #define PAGES_MAX	4096
 #define SEEDS		12
+#define RUN_MAX		64
 #define STALL_MS	120000
+
+#define SPLIT_HUGE	"/sys/kernel/debug/split_huge_pages"
+#define MEMORY		"/sys/devices/system/memory/"
+#define OFFLINE_SECONDS	5
+#define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
+#define KPF_HWPOISON	19
+#define OOM_PAGES	64
+
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC	(1 << 15)
+#endif
 
 enum { BYTE_NONE = -1 };
 
@@ -66,17 +82,19 @@ struct worker {
 };
 
 static struct state {
-	atomic_bool stop;
+	atomic_bool stop, leave;
+	atomic_uint waiting;	/* workers that have stopped, and not left */
 	atomic_int failed;
-	atomic_uint offlined;
+	atomic_uint offlined, poisoned, blocks;
 	atomic_ullong merged, published;
 	struct worker worker[WORKERS_MAX];
+	unsigned char contents[SEEDS][PAGE_SIZE];	/* page_fill() takes long */
 } *state;
 
 static struct options {
 	u64 seed;
-	unsigned int seconds, procs, pages, domains, offline;
-	bool swap, ksmd, kills, inner;
+	unsigned int seconds, procs, pages, domains, offline, poison;
+	bool blocks, swap, ksmd, kills, inner;
 } opt = {
 	.seconds = 30, .procs = 4, .pages = 96, .domains = 2,
 	.swap = true, .ksmd = true, .kills = true,
@@ -84,6 +102,7 @@ static struct options {
 
 static int domain_fd[DOMAINS_MAX];
 static const char *group;	/* the memory cgroup, or NULL */
+static const char *oom_group;	/* one too small for its processes, or NULL */
 
 /* What the calling process is; set once after fork. */
 static unsigned int me;
@@ -124,7 +143,7 @@ static void *page_addr(const struct region_model *rm, size_t page)
 /* What must be there, or what is if nobody knows. */
 static void page_write(struct region_model *rm, size_t page, u64 seed)
 {
-	page_fill(page_addr(rm, page), seed);
+	memcpy(page_addr(rm, page), state->contents[seed], PAGE_SIZE);
 	rm->page[page] = (struct page_model){ seed, BYTE_NONE, 0 };
 }
 
@@ -142,36 +161,35 @@ static void frame_text(const void *addr, char *buf, size_t size)
 }
 
 static _Noreturn void mismatch(const struct region_model *rm, size_t page,
-			       const struct page_model *m, int off, int got)
+			       const struct page_model *m)
 {
+	const unsigned char *p = page_addr(rm, page), *want = state->contents[m->seed];
 	char frame[100];
+	int off = 0;
 
-	frame_text(page_addr(rm, page), frame, sizeof(frame));
+	while (off < (int)PAGE_SIZE - 1 &&
+	       p[off] == (off == m->byte ? m->val : want[off]))
+		off++;
+	frame_text(p, frame, sizeof(frame));
 	die("region %d page %zu (%p) offset %d is %#x, contents of seed %llu, byte %d=%#x; %s",
-	    rm->number, page, page_addr(rm, page), off, got,
-	    (unsigned long long)m->seed, m->byte, m->val, frame);
+	    rm->number, page, p, off, p[off], (unsigned long long)m->seed, m->byte,
+	    m->val, frame);
 }
 
 static void page_check(const struct region_model *rm, size_t page,
 		       const struct page_model *m)
 {
-	unsigned char copy[PAGE_SIZE], want[PAGE_SIZE];
-	int off;
+	const unsigned char *p = page_addr(rm, page);
+	int changed = m->byte == BYTE_NONE ? 0 : m->byte;
+	const unsigned char *want;
 
 	if (m->seed == SEED_ANY)
 		return;
-	memcpy(copy, page_addr(rm, page), PAGE_SIZE);
-	if (m->byte == BYTE_NONE) {
-		off = page_diff(copy, m->seed);
-		if (off >= 0)
-			mismatch(rm, page, m, off, copy[off]);
-		return;
-	}
-	page_fill(want, m->seed);
-	want[m->byte] = m->val;
-	for (off = 0; off < (int)PAGE_SIZE; off++)
-		if (copy[off] != want[off])
-			mismatch(rm, page, m, off, copy[off]);
+	want = state->contents[m->seed];
+	if (memcmp(p, want, changed) ||
+	    p[changed] != (m->byte == BYTE_NONE ? want[changed] : m->val) ||
+	    memcmp(p + changed + 1, want + changed + 1, PAGE_SIZE - changed - 1))
+		mismatch(rm, page, m);
 }
 
 /* ---- locks ------------------------------------------------------------- */
@@ -329,29 +347,50 @@ static void op_verify(const struct op *op)
 		page_check(op->rm, op->first + i, &op->rm->page[op->first + i]);
 }
 
+/* As a debugger does it. */
+static ssize_t write_traced(pid_t pid, void *addr, const void *buf, size_t len)
+{
+	char path[40];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	n = pwrite(fd, buf, len, (off_t)(uintptr_t)addr);
+	if (n < 0)
+		n = -errno;
+	close(fd);
+	errno = n < 0 ? -n : 0;
+	return n < 0 ? -1 : n;
+}
+
 /* Into a sibling's page, with the sibling's region locked by the caller. */
 static void op_write_other(const struct op *op)
 {
-	static unsigned char buf[PAGE_SIZE];
+	unsigned char *buf = state->contents[op->c % SEEDS];
 	struct region_model *rm = &op->other->region[op->a % REGIONS];
 	size_t page = op->b % rm->pages;
 	struct page_model was = rm->page[page];
-	struct iovec from = { buf, PAGE_SIZE }, to = { NULL, PAGE_SIZE };
+	struct iovec from = { buf, PAGE_SIZE };
+	struct iovec to = { page_addr(rm, page), PAGE_SIZE };
 	int pid = atomic_load(&op->other->pid);
 	ssize_t n;
 
 	if (!pid || !rm->addr)
 		return;
-	to.iov_base = page_addr(rm, page);
-	page_fill(buf, op->c % SEEDS);
 	rm->page[page].seed = SEED_ANY;
-	n = process_vm_writev(pid, &from, 1, &to, 1, 0);
+	if (op->c / SEEDS % 2)
+		n = process_vm_writev(pid, &from, 1, &to, 1, 0);
+	else
+		n = write_traced(pid, to.iov_base, buf, PAGE_SIZE);
 	if (n == (ssize_t)PAGE_SIZE)
 		rm->page[page] = (struct page_model){ op->c % SEEDS, BYTE_NONE, 0 };
-	else if (n < 0 && (errno == ESRCH || errno == EFAULT || errno == EPERM))
-		rm->page[page] = was;	/* it died */
+	else if (n <= 0)
+		rm->page[page] = was;	/* it died, or the frame has an error */
 	else
-		die("process_vm_writev: %zd, %s", n, strerror(errno));
+		die("writing to process %d: %zd bytes", pid, n);
 }
 
 static void must(int ret, const char *what)
@@ -472,17 +511,100 @@ static void op_offline(const struct op *op)
 	madvise(page_addr(op->rm, op->first), PAGE_SIZE, MADV_SOFT_OFFLINE);
 }
 
+/* Whoever has the frame is killed by touching it: nobody reads anything else. */
+static void op_poison(const struct op *op)
+{
+	if (op->a % 16 || atomic_fetch_add(&state->poisoned, 1) >= opt.poison)
+		return;
+	madvise(page_addr(op->rm, op->first), PAGE_SIZE, MADV_HWPOISON);
+}
+
+/* To any node, with all who map the frames. */
+static void op_move(const struct op *op)
+{
+	void *pages[RUN_MAX];
+	int nodes[RUN_MAX], status[RUN_MAX];
+
+	for (size_t i = 0; i < op->n; i++) {
+		pages[i] = page_addr(op->rm, op->first + i);
+		nodes[i] = op->a >> i & 1;
+	}
+	syscall(SYS_move_pages, 0, op->n, pages, nodes, status, MPOL_MF_MOVE_ALL);
+}
+
+static void op_split(const struct op *op)
+{
+	char range[80];
+
+	snprintf(range, sizeof(range), "%d,%#lx,%#lx", getpid(),
+		 (unsigned long)page_addr(op->rm, op->first),
+		 (unsigned long)page_addr(op->rm, op->first + op->n));
+	write_str(SPLIT_HUGE, range);
+}
+
+/* Everything becomes write-protected. */
+static void op_soft_dirty(const struct op *op UNUSED)
+{
+	must(write_str("/proc/self/clear_refs", "4"), "clear_refs");
+}
+
+static int uffd_wp_open(void *addr, size_t len)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC,
+	};
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)addr, len },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) ||
+	    ioctl(fd, UFFDIO_REGISTER, &reg))
+		die("userfaultfd: %s", strerror(errno));
+	return fd;
+}
+
+/* Write protection that a write ends, before and after a merge. */
+static void op_uffd(const struct op *op)
+{
+	void *addr = page_addr(op->rm, op->first);
+	struct uffdio_writeprotect wp = {
+		.range = { (uintptr_t)addr, op->n * PAGE_SIZE },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	int fd = uffd_wp_open(addr, wp.range.len);
+
+	ioctl(fd, UFFDIO_WRITEPROTECT, &wp);
+	if (op->b % 2)
+		op_merge(op);
+	if (op->b % 3)
+		op_write(op);
+	ioctl(fd, UFFDIO_WRITEPROTECT, &wp);
+	if (op->b % 5 == 0)
+		op_merge(op);
+	close(fd);
+}
+
 /* ---- forks ------------------------------------------------------------- */
+
+/* Killed: by the run, for want of memory, or for an error of memory. */
+static bool status_is_fine(int status)
+{
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status) == EXIT_OK;
+	return WTERMSIG(status) == SIGKILL ||
+	       (opt.poison && WTERMSIG(status) == SIGBUS);
+}
 
 static void reap_children(int flags)
 {
 	int status;
 
 	while (waitpid(-1, &status, flags) > 0) {
-		if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_OK)
+		if (status_is_fine(status))
 			continue;
-		if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
-			continue;	/* the end of the run */
 		die("a child ended with status %#x", status);
 	}
 }
@@ -522,8 +644,8 @@ static _Noreturn void child_run(u64 rng)
 	_exit(EXIT_OK);
 }
 
-/* A child checks, writes and merges what it got; the worker need not wait. */
-static void op_fork(const struct op *op)
+static void fork_and(void (*run)(u64 rng) __attribute__((noreturn)),
+		     const struct op *op)
 {
 	static unsigned int running;
 	pid_t pid;
@@ -533,9 +655,33 @@ static void op_fork(const struct op *op)
 	if (pid < 0)
 		die("fork: %s", strerror(errno));
 	if (!pid)
-		child_run(op->a);
+		run(op->a);
 	if (++running % 3 == 0)
 		reap_children(0);
+}
+
+/* A child checks, writes and merges what it got; the worker need not wait. */
+static void op_fork(const struct op *op)
+{
+	fork_and(child_run, op);
+}
+
+static _Noreturn void child_out_of_memory(u64 rng)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	op_name = "child out of memory";
+	cgroup_enter(oom_group, -1);
+	for (size_t i = 0; i < inherited.pages; i++)
+		page_write(&inherited, i, (rng + i) % SEEDS);
+	child_check();
+	_exit(EXIT_OK);
+}
+
+/* A child copies more than it may have; rare, since the kernel says much then. */
+static void op_oom(const struct op *op)
+{
+	if (oom_group && op->b % 32 == 0)
+		fork_and(child_out_of_memory, op);
 }
 
 static void takeover_wait(struct worker *w, pid_t self, pid_t child)
@@ -576,31 +722,38 @@ static void op_takeover(const struct op *op UNUSED)
 
 enum lock_kind { LOCK_NONE, LOCK_OWN, LOCK_OTHER };
 
+/* Most are quick; about half of the time goes to those that are not. */
 static const struct op_kind {
 	const char *name;
 	void (*run)(const struct op *op);
 	unsigned int weight;
 	enum lock_kind lock;
 } op_kinds[] = {
-	{ "merge", op_merge, 14, LOCK_NONE },
-	{ "merge region", op_merge_region, 10, LOCK_NONE },
+	{ "merge", op_merge, 100, LOCK_NONE },
+	{ "merge region", op_merge_region, 12, LOCK_NONE },
 	{ "merge process", op_merge_process, 1, LOCK_NONE },
-	{ "merge other", op_merge_other, 10, LOCK_NONE },
-	{ "unmerge", op_unmerge, 3, LOCK_NONE },
+	{ "merge other", op_merge_other, 12, LOCK_NONE },
+	{ "unmerge", op_unmerge, 25, LOCK_NONE },
 	{ "unmerge other", op_unmerge_other, 1, LOCK_NONE },
-	{ "write", op_write, 16, LOCK_OWN },
-	{ "write run", op_write_run, 3, LOCK_OWN },
-	{ "write byte", op_write_byte, 10, LOCK_OWN },
-	{ "verify", op_verify, 14, LOCK_OWN },
-	{ "write other", op_write_other, 6, LOCK_OTHER },
-	{ "remap", op_remap, 3, LOCK_OWN },
+	{ "write", op_write, 150, LOCK_OWN },
+	{ "write run", op_write_run, 6, LOCK_OWN },
+	{ "write byte", op_write_byte, 100, LOCK_OWN },
+	{ "verify", op_verify, 150, LOCK_OWN },
+	{ "write other", op_write_other, 20, LOCK_OTHER },
+	{ "remap", op_remap, 15, LOCK_OWN },
 	{ "mremap", op_mremap, 2, LOCK_OWN },
-	{ "mprotect", op_mprotect, 4, LOCK_OWN },
-	{ "discard", op_discard, 3, LOCK_OWN },
-	{ "advice", op_advice, 5, LOCK_NONE },
-	{ "reclaim", op_reclaim, 3, LOCK_NONE },
+	{ "mprotect", op_mprotect, 25, LOCK_OWN },
+	{ "discard", op_discard, 20, LOCK_OWN },
+	{ "advice", op_advice, 12, LOCK_NONE },
+	{ "reclaim", op_reclaim, 1, LOCK_NONE },
 	{ "soft offline", op_offline, 1, LOCK_NONE },
-	{ "fork", op_fork, 3, LOCK_OWN },
+	{ "poison", op_poison, 1, LOCK_NONE },
+	{ "move", op_move, 4, LOCK_NONE },
+	{ "split", op_split, 2, LOCK_NONE },
+	{ "soft-dirty", op_soft_dirty, 2, LOCK_NONE },
+	{ "userfaultfd", op_uffd, 5, LOCK_OWN },
+	{ "fork", op_fork, 2, LOCK_OWN },
+	{ "out of memory", op_oom, 1, LOCK_OWN },
 	{ "takeover", op_takeover, 1, LOCK_NONE },
 };
 
@@ -625,7 +778,7 @@ static struct op op_draw(struct worker *w, u64 *rng)
 	op.rm = &w->region[rnd(rng) % REGIONS];
 	op.other = &state->worker[rnd(rng) % opt.procs];
 	op.first = rnd(rng) % op.rm->pages;
-	op.n = rnd(rng) % 64 + 1;
+	op.n = rnd(rng) % (rnd(rng) % 16 ? 3 : RUN_MAX) + 1;
 	if (op.n > op.rm->pages - op.first)
 		op.n = op.rm->pages - op.first;
 	op.a = rnd(rng);
@@ -705,6 +858,10 @@ static _Noreturn void worker_run(unsigned int number)
 	}
 	reap_children(0);
 	verify_all(w);
+	op_merge_process(NULL);
+	atomic_fetch_add(&state->waiting, 1);
+	while (!atomic_load(&state->leave))
+		sleep_ms(5);
 	_exit(EXIT_OK);
 }
 
@@ -742,13 +899,6 @@ static void worker_start(unsigned int number)
 	}
 	while (!atomic_load(&w->pid) && !waitpid(pid, NULL, WNOHANG))
 		sched_yield();
-}
-
-static bool status_is_fine(int status)
-{
-	if (WIFEXITED(status))
-		return WEXITSTATUS(status) == EXIT_OK;
-	return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
 }
 
 /* Who has ended?  A worker is restarted, others are only looked at. */
@@ -841,6 +991,50 @@ static void watch_stall(void)
 	die("no operation for %d s", STALL_MS / 1000);
 }
 
+static void on_alarm(int sig UNUSED)
+{
+}
+
+/* The number of a block of movable memory, or -1. */
+static int block_choose(u64 rng)
+{
+	char path[80], zones[40];
+	int found = -1;
+	FILE *f;
+
+	for (int i = 0, n = 0; i < 1024; i++) {
+		snprintf(path, sizeof(path), MEMORY "memory%d/valid_zones", i);
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (fgets(zones, sizeof(zones), f) &&
+		    strncmp(zones, "Movable", 7) == 0 && rng % ++n == 0)
+			found = i;
+		fclose(f);
+	}
+	return found;
+}
+
+/* A pinned page can keep it from ending: after a while it gives up. */
+static void block_offline(u64 rng)
+{
+	struct sigaction sa = { .sa_handler = on_alarm };
+	int block = block_choose(rng);
+	char path[80];
+
+	if (block < 0 || fork())
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	sigaction(SIGALRM, &sa, NULL);
+	alarm(OFFLINE_SECONDS);
+	snprintf(path, sizeof(path), MEMORY "memory%d/state", block);
+	if (!write_str(path, "offline"))
+		atomic_fetch_add(&state->blocks, 1);
+	alarm(0);
+	write_str(path, "online_movable");
+	_exit(EXIT_OK);
+}
+
 /* What disturbs all workers, now and then. */
 static void disturb(u64 *rng)
 {
@@ -860,6 +1054,10 @@ static void disturb(u64 *rng)
 	case 2:
 		if (opt.ksmd)
 			write_str(KSM_SYSFS "run", modes[mode]);
+		break;
+	case 3:
+		if (opt.blocks)
+			block_offline(worker + mode);
 		break;
 	default:
 		break;
@@ -891,11 +1089,99 @@ static void run(void)
 	atomic_store(&state->stop, true);
 }
 
+static unsigned int workers_alive(void)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < opt.procs; i++)
+		n += !!atomic_load(&state->worker[i].pid);
+	return n;
+}
+
+/* A page of a worker that has stopped. */
+struct found {
+	u64 pfn;
+	unsigned int worker;
+	const void *addr;
+};
+
+static int found_compare(const void *a, const void *b)
+{
+	u64 x = ((const struct found *)a)->pfn, y = ((const struct found *)b)->pfn;
+
+	return (x > y) - (x < y);
+}
+
+static size_t pages_find(struct found *found)
+{
+	size_t n = 0;
+
+	for (unsigned int i = 0; i < opt.procs; i++) {
+		struct worker *w = &state->worker[i];
+		int pid = atomic_load(&w->pid);
+
+		for (int j = 0; pid && j < REGIONS; j++)
+			for (size_t page = 0; page < w->region[j].pages; page++) {
+				const void *addr = page_addr(&w->region[j], page);
+				u64 e = pagemap_entry(pid, addr);
+
+				if (e & PM_PRESENT)
+					found[n++] = (struct found){ PM_PFN(e), i, addr };
+			}
+	}
+	return n;
+}
+
+/* They may have moved since they were found. */
+static bool still_one_frame(const struct found *a, const struct found *b)
+{
+	u64 x = pagemap_entry(atomic_load(&state->worker[a->worker].pid), a->addr);
+	u64 y = pagemap_entry(atomic_load(&state->worker[b->worker].pid), b->addr);
+
+	return x & y & PM_PRESENT && PM_PFN(x) == PM_PFN(y) &&
+	       !frame_flag(PM_PFN(x), KPF_ZERO_PAGE);
+}
+
+/* Over all frames of all workers, none of which is at work now. */
+static void domains_check(void)
+{
+	struct found *found = calloc(opt.procs * REGIONS * PAGES_MAX, sizeof(*found));
+	size_t n = pages_find(found), shared = 0;
+
+	qsort(found, n, sizeof(*found), found_compare);
+	for (size_t i = 1; i < n; i++) {
+		const struct found *a = &found[i - 1], *b = &found[i];
+
+		if (a->pfn != b->pfn)
+			continue;
+		shared++;
+		if (a->worker % opt.domains == b->worker % opt.domains ||
+		    !still_one_frame(a, b))
+			continue;
+		printf("FAILED: seed %llu: workers %u and %u, of two domains, share frame %#llx\n",
+		       (unsigned long long)opt.seed, a->worker, b->worker,
+		       (unsigned long long)a->pfn);
+		atomic_store(&state->failed, 1);
+	}
+	printf("%zu pages looked at, %zu are somebody else's, too\n", n, shared);
+	fflush(stdout);
+	free(found);
+}
+
 /* Lets the workers verify everything; then everybody has to be gone. */
 static void finish(void)
 {
 	u64 end = now_ms() + STALL_MS;
 
+	while (atomic_load(&state->waiting) < workers_alive() &&
+	       !atomic_load(&state->failed) && now_ms() < end) {
+		reap(false);
+		sleep_ms(20);
+	}
+	write_str(KSM_SYSFS "run", "2");	/* KSM knows no domains */
+	if (!atomic_load(&state->failed) && now_ms() < end)
+		domains_check();
+	atomic_store(&state->leave, true);
 	for (;;) {
 		siginfo_t info = { 0 };
 
@@ -946,6 +1232,19 @@ static void domains_open(void)
 	}
 }
 
+static void groups_prepare(void)
+{
+	char path[200];
+
+	oom_group = cgroup_make(".oom");
+	snprintf(path, sizeof(path), "%s/memory.max", oom_group);
+	must(write_u64(path, OOM_PAGES * PAGE_SIZE), path);
+	snprintf(path, sizeof(path), "%s/memory.swap.max", oom_group);
+	write_u64(path, 0);
+	group = cgroup_make("");
+	cgroup_enter(group, -1);
+}
+
 static void machine_prepare(void)
 {
 	write_str(THP_SYSFS "enabled", "madvise");
@@ -956,14 +1255,28 @@ static void machine_prepare(void)
 		if (err)
 			printf("no swap: %s\n", strerror(-err));
 	}
-	if (!cgroup_ready())
-		return;
-	group = cgroup_make("");
-	cgroup_enter(group, -1);
+	if (access(SPLIT_HUGE, F_OK))
+		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	if (cgroup_ready())
+		groups_prepare();
+}
+
+/* As long as a frame is out of service its domain cannot go. */
+static void unpoison_all(void)
+{
+	FILE *f = fopen("/proc/kpageflags", "re");
+	u64 flags;
+
+	for (u64 pfn = 0; f && fread(&flags, sizeof(flags), 1, f) == 1; pfn++)
+		if (flags >> KPF_HWPOISON & 1)
+			write_u64(UNPOISON, pfn);
+	if (f)
+		fclose(f);
 }
 
 static void machine_restore(void)
 {
+	unpoison_all();
 	write_str(KSM_SYSFS "run", "2");
 	write_str(KSM_SYSFS "run", "0");
 	swap_stop();
@@ -1081,6 +1394,8 @@ static _Noreturn void usage(int status)
 		"  --pages N         pages in each of a worker's smaller regions (96)\n"
 		"  --domains N       domains that the workers are spread over (2)\n"
 		"  --soft-offline N  take up to N page frames out of service (0)\n"
+		"  --poison N        break up to N page frames, which kills workers (0)\n"
+		"  --offline-blocks  take blocks of memory offline and online again\n"
 		"  --no-swap         do not set up swap on zram\n"
 		"  --no-ksmd         leave ksmd off\n"
 		"  --no-kill         do not kill workers\n");
@@ -1109,6 +1424,8 @@ static void parse(int argc, char **argv)
 		{ "pages", required_argument, NULL, 'n' },
 		{ "domains", required_argument, NULL, 'd' },
 		{ "soft-offline", required_argument, NULL, 'o' },
+		{ "poison", required_argument, NULL, 'P' },
+		{ "offline-blocks", no_argument, NULL, 'b' },
 		{ "no-swap", no_argument, NULL, 'S' },
 		{ "no-ksmd", no_argument, NULL, 'K' },
 		{ "no-kill", no_argument, NULL, 'k' },
@@ -1126,6 +1443,8 @@ static void parse(int argc, char **argv)
 		case 'n': opt.pages = number(optarg, 1, PAGES_MAX); break;
 		case 'd': opt.domains = number(optarg, 1, DOMAINS_MAX); break;
 		case 'o': opt.offline = number(optarg, 0, 10000); break;
+		case 'P': opt.poison = number(optarg, 0, 10000); break;
+		case 'b': opt.blocks = true; break;
 		case 'S': opt.swap = false; break;
 		case 'K': opt.ksmd = false; break;
 		case 'k': opt.kills = false; break;
@@ -1155,6 +1474,8 @@ int main(int argc, char **argv)
 		return EXIT_FAIL;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	for (u64 seed = 0; seed < SEEDS; seed++)
+		page_fill(state->contents[seed], seed);
 	locks_init();
 	printf("stress: seed %llu, %u workers, %u domains, %u s\n",
 	       (unsigned long long)opt.seed, opt.procs, opt.domains,
