@@ -270,6 +270,11 @@ bool findings_bad(const struct findings *all);
 void findings_table(FILE *out, const struct findings *all);
 void findings_json(FILE *out, pid_t pid, const struct findings *all);
 
+/* cmd_doctor.c, for tests: the word in brackets of "always [madvise] never", or "". */
+void choice_word(const char *text, char *word, size_t size);
+/* Adds up the mappings in a file like /proc/PID/smaps. */
+void mappings_read(FILE *smaps, struct process_facts *process);
+
 /* json.c: a thin layer over json-c; running out of memory ends the program. */
 struct json_object *json_new(void);
 struct json_object *json_new_list(void);

@@ -27,23 +27,25 @@ static const char help[] =
 	"  dksm doctor\n"
 	"  dksm doctor $(pidof qemu-system-x86_64)\n";
 
-/* The word in brackets of "always [madvise] never", or "". */
-static void read_choice(const char *path, char *word, size_t size)
+void choice_word(const char *text, char *word, size_t size)
 {
-	char text[128] = "", *from, *to;
-	FILE *file = fopen(path, "re");
+	const char *from = strchr(text, '['), *to = strchr(text, ']');
 
 	word[0] = 0;
-	if (!file)
-		return;
-	if (fgets(text, sizeof(text), file)) {
-		from = strchr(text, '[');
-		to = strchr(text, ']');
-		if (from && to && from < to)
-			snprintf(word, size, "%.*s", (int)(to - from - 1),
-				 from + 1);
-	}
-	fclose(file);
+	if (from && to && from < to)
+		snprintf(word, size, "%.*s", (int)(to - from - 1), from + 1);
+}
+
+static void read_choice(const char *path, char *word, size_t size)
+{
+	char text[128] = "";
+	FILE *file = fopen(path, "re");
+
+	if (file && !fgets(text, sizeof(text), file))
+		text[0] = 0;
+	if (file)
+		fclose(file);
+	choice_word(text, word, size);
 }
 
 static bool file_says_one(const char *path)
@@ -89,17 +91,16 @@ static void mapping_add(struct process_facts *process, uint64_t bytes,
 		process->file_bytes += bytes;
 }
 
-static void mappings_collect(struct process_facts *process)
+/* Lines are as long as the names of files, which may look like anything. */
+void mappings_read(FILE *smaps, struct process_facts *process)
 {
 	uint64_t start, end, bytes = 0;
 	unsigned long inode;
 	bool is_file = false;
-	char path[40], line[512];
-	FILE *file;
+	char *line = NULL;
+	size_t size = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)process->pid);
-	file = fopen(path, "re");
-	while (file && fgets(line, sizeof(line), file)) {
+	while (getline(&line, &size, smaps) > 0) {
 		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %*s %*s %lu",
 			   &start, &end, &inode) == 3) {
 			bytes = end - start;
@@ -108,8 +109,20 @@ static void mappings_collect(struct process_facts *process)
 			mapping_add(process, bytes, is_file, line);
 		}
 	}
-	if (file)
-		fclose(file);
+	free(line);
+}
+
+static void mappings_collect(struct process_facts *process)
+{
+	char path[40];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)process->pid);
+	file = fopen(path, "re");
+	if (!file)
+		return;
+	mappings_read(file, process);
+	fclose(file);
 }
 
 static void descriptors_collect(struct process_facts *process)

@@ -20,6 +20,10 @@
 #define SYSFS_DIR "/sys/kernel/mm/dksm"
 #define PROC_DIR "/proc"
 
+#define NAME_CHARS						\
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"	\
+	"0123456789._-"
+
 struct field {
 	const char *name;
 	size_t offset;
@@ -158,6 +162,14 @@ int dksm_stat_read_global(int dir, struct dksm_global *global)
 	return err;
 }
 
+static bool is_domain_name(const char *name)
+{
+	size_t len = strlen(name);
+
+	return len && len < DKSM_NAME_SIZE && name[0] != '.' &&
+	       strspn(name, NAME_CHARS) == len;
+}
+
 static int open_dir(int dir, const char *name)
 {
 	int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -194,7 +206,7 @@ static int try_domain(int dir, const char *name, struct dksm_domain *domain)
 {
 	int err;
 
-	if (name[0] == '.' || strlen(name) >= sizeof(domain->name))
+	if (!is_domain_name(name))
 		return 0;
 	err = read_domain(dir, name, domain);
 	if (err == -EACCES || err == -EPERM || (err && !exists(dir, name)))
@@ -283,11 +295,9 @@ int dksm_stat_read_domains(int dir, struct dksm_domain **domains, size_t *nr)
 
 static int process_domain(struct dksm_process *process, const char *name)
 {
-	size_t len = strlen(name);
-
-	if (!len || len >= sizeof(process->domain))
+	if (!is_domain_name(name))
 		return -EBADMSG;
-	memcpy(process->domain, name, len + 1);
+	memcpy(process->domain, name, strlen(name) + 1);
 	return 0;
 }
 
@@ -296,14 +306,12 @@ static int process_list(struct dksm_process *process, const struct field *field,
 			char *text)
 {
 	uint64_t values[DKSM_SKIP_MAX] = { 0 };
-	char *word, *save;
 	size_t nr = 0;
 	int err = 0;
 
-	for (word = strtok_r(text, " ", &save); word && !err;
-	     word = strtok_r(NULL, " ", &save))
+	while (text && !err)
 		err = nr == DKSM_SKIP_MAX ? -EBADMSG :
-					    parse_number(word, &values[nr++]);
+			parse_number(strsep(&text, " "), &values[nr++]);
 	memcpy((char *)process + field->offset, values, sizeof(values));
 	return err;
 }
@@ -329,34 +337,34 @@ static const struct field *field_find(const struct field *fields, size_t nr,
 }
 
 /*
- * One line "key value"; @seen collects a bit for each field known, with the
- * lists and then the domain after the numbers.  Keys of later kernels are passed
- * over.
+ * One line "key value"; @bit tells which field that is, with the lists and then
+ * the domain after the numbers.  Keys of later kernels are passed over.
  */
 static int process_line(struct dksm_process *process, char *line,
-			unsigned int *seen)
+			unsigned int *bit)
 {
 	char *value = strchr(line, ' ');
 	const struct field *field;
 
+	*bit = 0;
 	if (!value)
 		return -EBADMSG;
 	*value++ = 0;
 	if (!strcmp(line, "domain")) {
-		*seen |= 1U << (ARRAY_SIZE(process_fields) +
-				ARRAY_SIZE(skip_fields));
+		*bit = 1U << (ARRAY_SIZE(process_fields) +
+			      ARRAY_SIZE(skip_fields));
 		return process_domain(process, value);
 	}
 	field = field_find(skip_fields, ARRAY_SIZE(skip_fields), line);
 	if (field) {
-		*seen |= 1U << (ARRAY_SIZE(process_fields) +
-				(field - skip_fields));
+		*bit = 1U << (ARRAY_SIZE(process_fields) +
+			      (size_t)(field - skip_fields));
 		return process_list(process, field, value);
 	}
 	field = field_find(process_fields, ARRAY_SIZE(process_fields), line);
 	if (!field)
 		return 0;
-	*seen |= 1U << (field - process_fields);
+	*bit = 1U << (field - process_fields);
 	return process_number(process, field, value);
 }
 
@@ -365,15 +373,19 @@ static int process_parse(struct dksm_process *process, char *text)
 {
 	const unsigned int all = (2U << (ARRAY_SIZE(process_fields) +
 					 ARRAY_SIZE(skip_fields))) - 1;
-	unsigned int seen = 0;
+	unsigned int seen = 0, bit;
 	char *line, *save;
 	int err = 0;
 
 	if (!*text)
 		return 0;
 	for (line = strtok_r(text, "\n", &save); line && !err;
-	     line = strtok_r(NULL, "\n", &save))
-		err = process_line(process, line, &seen);
+	     line = strtok_r(NULL, "\n", &save)) {
+		err = process_line(process, line, &bit);
+		if (seen & bit)
+			err = -EBADMSG;
+		seen |= bit;
+	}
 	if (!err && seen != all)
 		err = -EBADMSG;
 	return err;

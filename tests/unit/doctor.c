@@ -138,6 +138,62 @@ static void what_is_not_guest_memory(void)
 	CHECK(!all.nr);
 }
 
+/* Mappings of 64 MiB of each kind, as the kernel writes them. */
+#define MAPPING(inode, name, flags) \
+	"7f0000000000-7f0004000000 rw-p 00000000 00:21 " inode " " name "\n" \
+	"Size: 65536 kB\nAnonHugePages: 0 kB\nVmFlags: rd " flags "\n"
+
+static void read_mappings(char *text, struct process_facts *process)
+{
+	FILE *smaps = fmemopen(text, strlen(text), "r");
+
+	REQUIRE(smaps);
+	memset(process, 0, sizeof(*process));
+	mappings_read(smaps, process);
+	fclose(smaps);
+}
+
+static void mappings(void)
+{
+	char text[] = MAPPING("0", "", "wr mr") MAPPING("9", "/memfd:x", "wr sh")
+		      MAPPING("9", "/dev/x", "wr ht") MAPPING("9", "/file", "wr")
+		      MAPPING("9", "/lib", "ex");
+	struct process_facts process;
+
+	read_mappings(text, &process);
+	CHECK(process.shared_bytes == 64 * MIB);
+	CHECK(process.hugetlb_bytes == 64 * MIB);
+	CHECK(process.file_bytes == 64 * MIB);
+}
+
+/* Wherever a name is cut, its rest must not be taken for a line of its own. */
+static void long_names(void)
+{
+	struct process_facts process;
+	char text[2048];
+
+	for (int len = 1; len < 1100; len++) {
+		snprintf(text, sizeof(text), MAPPING("0", "/%0*dVmFlags: ht", "mr"),
+			 len, 0);
+		read_mappings(text, &process);
+		CHECK(!process.hugetlb_bytes);
+	}
+}
+
+static void choices(void)
+{
+	char word[16];
+
+	choice_word("always [madvise] never\n", word, sizeof(word));
+	CHECK(!strcmp(word, "madvise"));
+	choice_word("never\n", word, sizeof(word));
+	CHECK(!*word);
+	choice_word("] a [", word, sizeof(word));
+	CHECK(!*word);
+	choice_word("[more than there is room for]", word, sizeof(word));
+	CHECK(!strcmp(word, "more than there"));
+}
+
 static void everything_at_once(void)
 {
 	struct host_facts host = healthy_host();
@@ -176,6 +232,9 @@ static const struct ktap_test tests[] = {
 	{ "hosts", hosts },
 	{ "processes", processes },
 	{ "what is not guest memory", what_is_not_guest_memory },
+	{ "mappings", mappings },
+	{ "mappings of files with long names", long_names },
+	{ "the word in brackets", choices },
 	{ "everything at once", everything_at_once },
 };
 

@@ -218,6 +218,8 @@ static void domains_odd(void)
 	memset(name + 8, 'n', DKSM_NAME_SIZE);
 	mkdirat(rootfd, name, 0700);		/* too long to be one */
 	symlinkat("nowhere", rootfd, "domains/.hidden");
+	put_counters("domains/a b", 5);
+	put_counters("domains/\xe4", 5);		/* would be no JSON */
 	CHECK(!read_domains(&domains, &nr) && nr == 40);
 	dksm_stat_domains_free(domains);
 	unlinkat(rootfd, name, AT_REMOVEDIR);
@@ -296,12 +298,13 @@ static int read_process_text(const char *text, struct dksm_process *process)
 }
 
 #define PAGES "pages_merged 5\npages_sharing 4\npages_zero 3\n"
-#define TRIGGERS \
+#define NUMBERS \
 	"attached 1\nidle 1\nlearn 0\nhuge_split 6\nvms 7\nidle_passes 8\n" \
 	"idle_step_ns_max 9\nload_scanned 10\nload_merged 11\n" \
-	"load_published 12\nload_zero 13\nload_ns 14\nload_skipped 15 16 17\n" \
+	"load_published 12\nload_zero 13\nload_ns 14\n" \
 	"idle_scanned 20\nidle_merged 21\nidle_published 22\nidle_zero 23\n" \
-	"idle_ns 24\nidle_skipped 25\n"
+	"idle_ns 24\n"
+#define TRIGGERS NUMBERS "load_skipped 15 16 17\nidle_skipped 25\n"
 #define PROCESS "domain web\n" PAGES TRIGGERS
 
 static void process_good(void)
@@ -346,9 +349,19 @@ static void process_bad(void)
 		{ "domain \n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
 		{ "domain nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
 		  "nnnnnnnnnnnn\n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
-		{ PROCESS "cow_breaks 2\nload_skipped 1 x\n", -EBADMSG },
-		{ PROCESS "cow_breaks 2\nload_skipped 1 2 3 4 5 6 7 8 9 10 11 12 "
-		  "13 14 15 16 17\n", -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		  "load_skipped 1 x\nidle_skipped 1\n", -EBADMSG },
+		{ PROCESS "cow_breaks 2\nvms 7\n", -EBADMSG },
+		{ PROCESS "cow_breaks 2\ndomain web\n", -EBADMSG },
+		{ "domain a/b\n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
+		{ "domain \xe4\n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		  "load_skipped 1\nidle_skipped \n", -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		  "load_skipped 1  2\nidle_skipped 1\n", -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\nidle_skipped 1\n"
+		  "load_skipped 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\n",
+		  -EBADMSG },
 	};
 	struct dksm_process process;
 
