@@ -126,10 +126,13 @@ static int report_start(const char *path)
 
 static int execute(char **argv)
 {
+	int err;
+
 	execvp(argv[0], argv);
+	err = errno;
 	fprintf(stderr, "dksm run: cannot execute %s: %s\n", argv[0],
-		strerror(errno));
-	return errno == ENOENT ? 127 : 126;
+		strerror(err));
+	return err == ENOENT ? 127 : 126;
 }
 
 int cmd_run(int argc, char **argv)

@@ -125,6 +125,9 @@ static void wrong_use(void)
 		{ "dksm attach --report x 1", "--report" },
 		{ "dksm detach", "no PID" },
 		{ "dksm detach --domain web 1", "no options" },
+		{ "dksm detach --fresh-frames 1", "no options" },
+		{ "dksm merge --fresh-frames 1", "'--fresh-frames'" },
+		{ "dksm attach --fresh-frames=yes 1", "'--fresh-frames=yes'" },
 		{ "dksm doctor me", "'me'" },
 		{ "dksm doctor 1 2", "too many" },
 	};
