@@ -4,6 +4,7 @@
 #   lib/*.c           the library
 #   cli/*.c           the dksm command
 #   tests/unit/X.c    a program, linked to both, all built with sanitizers
+#   tests/fuzz/X.c    a fuzzer of both, by clang
 #   tests/vm/X.c      a program that runs in the VM; testlib.c is linked to each,
 #                     and t_*.c are the parts of 'functional'
 
@@ -26,7 +27,11 @@ VM_SHARED := $(wildcard tests/vm/testlib.c)
 VM_PARTS := $(wildcard tests/vm/t_*.c)
 VM_SRC := $(filter-out tests/vm/init.c $(VM_SHARED) $(VM_PARTS),$(wildcard tests/vm/*.c))
 UNIT_SRC := $(wildcard tests/unit/*.c)
+FUZZ_SRC := $(wildcard tests/fuzz/*.c)
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+
+ANALYZE_SRC := $(LIB_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(wildcard tests/vm/*.c tests/guests/*.c bench/*.c)
+ANALYZED := $(ANALYZE_SRC:%.c=$(BUILD)/analyze/%.ok) $(BUILD)/analyze/cppcheck.ok
 
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
@@ -40,7 +45,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests check check-header demo bench clean
+.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench clean
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -51,9 +56,17 @@ all: $(LIBS) $(if $(CLI_SRC),$(BUILD)/bin/dksm) ## build the library and the dks
 
 tests: all $(VM_TESTS) $(UNIT_TESTS) $(BENCHES) $(BUILD)/guests/initramfs ## build the test programs
 
-check: ## set up, build and test everything (cold: 25 to 45 minutes, warm: 11 or more)
+analyze: $(ANALYZED) ## static analysis of user space, by gcc, clang and cppcheck
+
+fuzzers: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%) ## build the fuzzers of user space; tests/fuzz/run runs them
+
+check: ## set up, build and test everything (cold: 30 to 50 minutes, warm: 15 or more)
 	@tools/setup base kernel vm static selftests
-	@tests/run
+	@tests/run $(if $(MINUTES),--minutes $(MINUTES))
+
+check-deep: ## the same, and fuzzing, data races, millions of random operations (an hour)
+	@tools/setup base kernel vm static selftests
+	@tests/run --deep
 
 demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.elf b.elf")
 	@tools/setup base kernel vm
@@ -139,6 +152,44 @@ $(BUILD)/unit/%: $(BUILD)/sanitized/tests/unit/%.o $(BUILD)/sanitized/units.a
 	@mkdir -p $(@D)
 	$(call say,LD) $(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LDLIBS)
 
+# A fuzzer may have a function of its own in place of one of the archive's.
+$(BUILD)/fuzz/obj/%.o: CC := clang
+$(BUILD)/fuzz/obj/%.o: SANITIZE += -fsanitize=fuzzer-no-link
+$(BUILD)/fuzz/obj/%.o: %.c | $(UAPI)
+	@mkdir -p $(@D)
+	$(call say,CC) $(COMPILE) $(SANITIZE) -c -o $@ $<
+
+$(BUILD)/fuzz/obj/units.a: $(SANITIZED:$(BUILD)/sanitized/%=$(BUILD)/fuzz/obj/%)
+	@rm -f $@
+	$(call say,AR) $(AR) rcs $@ $^
+
+$(BUILD)/fuzz/%: $(BUILD)/fuzz/obj/tests/fuzz/%.o $(BUILD)/fuzz/obj/units.a
+	$(call say,LD) clang $(CFLAGS) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+# One file at a time, so that only what has changed is looked at again. Benchmarks and
+# what runs in the VM end soon: they may keep memory and be less strict about numbers.
+ANALYZE_GCC := -std=gnu11 -O2 -Wall -Wextra -Werror -fanalyzer
+ANALYZE_CLANG := -std=gnu11 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	-Wmissing-variable-declarations -Wformat=2 -Wundef -Wunreachable-code -Wimplicit-fallthrough \
+	-Wconditional-uninitialized -Wunused-macros -Wpointer-arith -Wduplicate-enum -Wextra-semi
+ANALYZE_STRICT := -Wconversion -Wcast-qual -Wvla
+ANALYZE_LENIENT := tests/vm/% bench/% tests/guests/%
+
+$(BUILD)/analyze/%.ok: %.c Makefile | $(UAPI)
+	@mkdir -p $(@D)
+	$(if $(V),,@)gcc $(ANALYZE_GCC) $(if $(filter $(ANALYZE_LENIENT),$<),-Wno-analyzer-malloc-leak) \
+		$(CPPFLAGS) -MD -MP -MF $(@:ok=d) -MT $@ -S -o /dev/null $<
+	$(if $(V),,@)clang $(ANALYZE_CLANG) $(if $(filter $(ANALYZE_LENIENT),$<),,$(ANALYZE_STRICT)) \
+		$(CPPFLAGS) -fsyntax-only $<
+	@touch $@
+
+$(BUILD)/analyze/cppcheck.ok: $(ANALYZE_SRC) $(wildcard */*.h tests/*/*.h) Makefile | $(UAPI)
+	@mkdir -p $(@D)
+	$(if $(V),,@)cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
+		--error-exitcode=1 -Iinclude -Ilib -I$(BUILD)/include $(ANALYZE_SRC)
+	@touch $@
+
 include bench/guests/guests.mk
 
--include $(wildcard $(BUILD)/*/*/*.d $(BUILD)/*/tests/*/*.d $(BUILD)/tests/init.d)
+-include $(wildcard $(BUILD)/*/*/*.d $(BUILD)/fuzz/obj/*/*.d $(BUILD)/*/tests/*/*.d \
+	$(BUILD)/fuzz/obj/tests/*/*.d $(BUILD)/tests/init.d)

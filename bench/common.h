@@ -34,7 +34,7 @@ struct process {
 
 enum task { MERGE = 'm', WRITE = 'w', UNMERGE = 'u' };
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
 	perror(what);
 	exit(1);

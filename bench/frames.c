@@ -26,7 +26,7 @@ static unsigned char seen[FRAMES_MAX / 8];
 static unsigned long pages, frames;
 static uint64_t zero_frame;
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
 	perror(what);
 	exit(1);

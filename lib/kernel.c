@@ -139,6 +139,6 @@ int dksm_kernel_open(const char *device, struct dksm **handle)
 	}
 	kernel->base.engine = &kernel_engine;
 	kernel->fd = fd;
-	*handle = &kernel->base;
+	*handle = (struct dksm *)kernel;
 	return 0;
 }

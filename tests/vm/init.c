@@ -112,17 +112,24 @@ static void place(int mount, const char *where)
 	close(mount);
 }
 
+static void *must(void *memory)
+{
+	if (!memory)
+		die("memory");
+	return memory;
+}
+
 static struct strings read_strings(int dir, const char *name)
 {
-	struct strings s = { .v = calloc(1, sizeof(*s.v)) };
+	struct strings s = { .v = must(calloc(1, sizeof(*s.v))) };
 	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
 	FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
 	char *line = NULL;
 	size_t size = 0;
 
 	while (file && getdelim(&line, &size, '\0', file) > 0) {
-		s.v = realloc(s.v, (s.n + 2) * sizeof(*s.v));
-		s.v[s.n++] = strdup(line);
+		s.v = must(realloc(s.v, (s.n + 2) * sizeof(*s.v)));
+		s.v[s.n++] = must(strdup(line));
 		s.v[s.n] = NULL;
 	}
 	free(line);

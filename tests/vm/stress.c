@@ -111,11 +111,11 @@ static const char *op_name = "start";
 
 /* ---- verdict ----------------------------------------------------------- */
 
-static _Noreturn void die(const char *fmt, ...)
-	__attribute__((format(printf, 1, 2)));
+static void die(const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 1, 2)));
 
 /* The first one to find something wrong says so and stops everybody. */
-static _Noreturn void die(const char *fmt, ...)
+static void die(const char *fmt, ...)
 {
 	char text[400];
 	va_list ap;
@@ -644,8 +644,7 @@ static _Noreturn void child_run(u64 rng)
 	_exit(EXIT_OK);
 }
 
-static void fork_and(void (*run)(u64 rng) __attribute__((noreturn)),
-		     const struct op *op)
+static void fork_and(void (*run)(u64 rng), const struct op *op)
 {
 	static unsigned int running;
 	pid_t pid;
@@ -1146,8 +1145,11 @@ static bool still_one_frame(const struct found *a, const struct found *b)
 static void domains_check(void)
 {
 	struct found *found = calloc(opt.procs * REGIONS * PAGES_MAX, sizeof(*found));
-	size_t n = pages_find(found), shared = 0;
+	size_t n, shared = 0;
 
+	if (!found)
+		die("no memory");
+	n = pages_find(found);
 	qsort(found, n, sizeof(*found), found_compare);
 	for (size_t i = 1; i < n; i++) {
 		const struct found *a = &found[i - 1], *b = &found[i];

@@ -78,6 +78,7 @@ int test_verdict(const char **why)
 	return verdict;
 }
 
+__attribute__((format(printf, 3, 0)))
 static void verdict_set(int verdict, const char *where, const char *fmt,
 			va_list ap)
 {
