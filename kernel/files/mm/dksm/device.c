@@ -163,10 +163,27 @@ static int range_run(struct file *file, unsigned int cmd, struct mm_struct *mm,
 				      &args->report);
 }
 
+/* @args->report says what was done, whatever is returned. */
+static int range_call(struct file *file, unsigned int cmd,
+		      struct dksm_range_args *args)
+{
+	struct mm_struct *mm;
+	int ret;
+
+	ret = range_check(args);
+	if (ret)
+		return ret;
+	mm = pidfd_mm(args->pidfd);
+	if (IS_ERR(mm))
+		return PTR_ERR(mm);
+	ret = range_run(file, cmd, mm, args);
+	mmput(mm);
+	return ret;
+}
+
 static long ioctl_range(struct file *file, unsigned int cmd, void __user *arg)
 {
 	struct dksm_range_args args;
-	struct mm_struct *mm;
 	u32 usize;
 	long ret;
 
@@ -174,14 +191,7 @@ static long ioctl_range(struct file *file, unsigned int cmd, void __user *arg)
 	if (ret)
 		return ret;
 	memset(&args.report, 0, sizeof(args.report));
-	ret = range_check(&args);
-	if (ret)
-		return ret;
-	mm = pidfd_mm(args.pidfd);
-	if (IS_ERR(mm))
-		return PTR_ERR(mm);
-	ret = range_run(file, cmd, mm, &args);
-	mmput(mm);
+	ret = range_call(file, cmd, &args);
 	if (store(arg + offsetof(struct dksm_range_args, report), &args.report,
 		  sizeof(args.report)))
 		return -EFAULT;

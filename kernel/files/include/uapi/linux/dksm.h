@@ -18,7 +18,8 @@
  *   EFAULT  the argument cannot be read or written
  *   EINVAL  @size is smaller than the first version of the structure, or a flag
  *           or reserved field is set that the kernel does not know
- *   E2BIG   @size is larger than the kernel's structure and the rest is not 0
+ *   E2BIG   @size is larger than the kernel's structure and the rest is not 0,
+ *           or @size is larger than a page
  *   ENOTTY  no such call
  */
 #ifndef _UAPI_LINUX_DKSM_H
@@ -162,16 +163,16 @@ struct dksm_domain_args {
  * @addr:	in: first byte, a multiple of the page size
  * @len:	in: bytes, a multiple of the page size; 0 with @addr 0 means the
  *		whole address space
- * @report:	out: written whenever the call got as far as looking at pages, also
- *		when it then fails; all zero otherwise
+ * @report:	out: what was done, also by a call that fails; not written if the
+ *		structure itself was refused (EFAULT, E2BIG, or EINVAL for @size)
  *
  * DKSM_IOC_MERGE puts the process into the descriptor's domain if it is in none
  * yet; a process stays in its domain until it exits or executes another program,
  * and its children inherit it.  With an unbound descriptor the process must be
  * in a domain already that the caller may use.
  *
- * Errors: EINVAL (unaligned, range wraps around or leaves the address space,
- * kernel thread), EBADF (@pidfd is not a pidfd), ESRCH (the process is gone),
+ * Errors: EINVAL (unaligned or empty, range wraps around or leaves the address
+ * space, kernel thread), EBADF (@pidfd is not a pidfd), ESRCH (the process is gone),
  * EACCES or EPERM (the caller may not ptrace the process, or not use the
  * domain), ENOENT (no domain), EXDEV (the process is in another domain),
  * ENOMEM (part of the range is not mapped, as with madvise(2): the rest was
