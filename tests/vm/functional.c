@@ -47,6 +47,7 @@ static struct knob {
 	{ DKSM_SYSFS "use_zero_pages", "" },
 	{ DKSM_SYSFS "learn", "" },
 	{ DKSM_SYSFS "merge_across_nodes", "" },
+	{ THP_SYSFS "hugepages-64kB/enabled", "" },
 	{ KSM_SYSFS "pages_to_scan", "" },
 	{ KSM_SYSFS "sleep_millisecs", "" },
 	{ KSM_SYSFS "smart_scan", "" },

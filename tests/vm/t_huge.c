@@ -117,6 +117,50 @@ static void range_partly_inside(void)
 	region_verify(&r);
 }
 
+/*
+ * A huge page of which each page has an entry of its own is split, too.  To split
+ * it is to map the zero page where it is zero, also outside the range.
+ */
+static void huge_page_mapped_by_pages(void)
+{
+	struct region r = huge_page();
+	int dom = domain_open("");
+
+	fill_mixed(&r, 100);
+	SYS(mprotect(region_page(&r, 200), PAGE_SIZE, PROT_READ));
+	SYS(mprotect(region_page(&r, 200), PAGE_SIZE, PROT_READ | PROT_WRITE));
+	CHECK_EQ(count_flag(0, r.addr, PAGES, KPF_THP), PAGES);
+	EXPECT(merge(dom, DKSM_SELF, region_page(&r, 50), 100 * PAGE_SIZE),
+	       .published = 50, .zero = 50);
+	EXPECT(merge(dom, DKSM_SELF, r.addr, HUGE_SIZE), .published = PAGES - 150,
+	       .skipped[DKSM_SKIP_ALREADY] = 50);
+	CHECK_EQ(count_flag(0, r.addr, PAGES, KPF_ZERO_PAGE), 100);
+	CHECK_EQ(count_flag(0, r.addr, PAGES, KPF_THP), 0);
+	region_verify(&r);
+}
+
+/* Folios of 16 pages, merged from the middle of one to the middle of another. */
+static void large_folios(void)
+{
+	struct region r = huge_range();
+	int dom = domain_open("");
+
+	if (write_str(THP_SYSFS "hugepages-64kB/enabled", "always"))
+		SKIP("no folios of 64 KiB");
+	fill_mixed(&r, 100);
+	CHECK_OP(count_flag(0, r.addr, PAGES, KPF_THP), >, 0);
+	EXPECT(merge(dom, DKSM_SELF, region_page(&r, 40), 100 * PAGE_SIZE),
+	       .published = 40, .zero = 60);
+	EXPECT(merge(dom, DKSM_SELF, r.addr, HUGE_SIZE), .published = PAGES - 140,
+	       .zero = 32, .skipped[DKSM_SKIP_ALREADY] = 40);
+	CHECK_EQ(count_flag(0, r.addr, PAGES, KPF_ZERO_PAGE), 100);
+	CHECK_EQ(count_flag(0, r.addr, PAGES, KPF_THP), 0);
+	region_verify(&r);
+	for (int i = 0; i < PAGES; i += 7)
+		region_poke(&r, i, 1, i);
+	region_verify(&r);
+}
+
 /* Nothing to gain from a huge page outside the range: it is not split. */
 static void neighbour_stays_huge(void)
 {
@@ -282,6 +326,8 @@ const struct test tests_huge[] = {
 	{ "huge_page_source", huge_page_source, 0 },
 	{ "huge_page_joins_frames", huge_page_joins_frames, 0 },
 	{ "range_partly_inside", range_partly_inside, 0 },
+	{ "huge_page_mapped_by_pages", huge_page_mapped_by_pages, 0 },
+	{ "large_folios", large_folios, 0 },
 	{ "neighbour_stays_huge", neighbour_stays_huge, 0 },
 	{ "huge_zero_page", huge_zero_page, 0 },
 	{ "huge_page_after_fork", huge_page_after_fork, 0 },

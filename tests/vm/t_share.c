@@ -515,22 +515,24 @@ static void padding_costs_little(void)
 
 static void knob_ranges(void)
 {
-	static const char *const bad_cap[] = {
-		"0", "-1", "x", "4x", "99999999999999999999999999",
+	static const struct {
+		const char *name, *bad[5];
+	} knobs[] = {
+		{ "max_page_sharing", { "0", "-1", "x", "4x",
+					"99999999999999999999999999" } },
+		{ "use_zero_pages", { "2", "-1", "x" } },
+		{ "merge_across_nodes", { "2", "-1", "x" } },
+		{ "learn", { "-1", "x", "99999999999999999999999999" } },
 	};
-	static const char *const bad_zero[] = { "2", "-1", "x" };
+	char path[80];
 
-	for (size_t i = 0; i < ARRAY_SIZE(bad_cap); i++) {
-		u64 was = dksm_global("max_page_sharing");
+	for (size_t i = 0; i < ARRAY_SIZE(knobs); i++) {
+		u64 was = dksm_global(knobs[i].name);
 
-		CHECK_OP(write_str(DKSM_SYSFS "max_page_sharing", bad_cap[i]),
-			 <, 0);
-		CHECK_EQ(dksm_global("max_page_sharing"), was);
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(bad_zero); i++) {
-		CHECK_OP(write_str(DKSM_SYSFS "use_zero_pages", bad_zero[i]),
-			 <, 0);
-		CHECK_EQ(dksm_global("use_zero_pages"), 1);
+		snprintf(path, sizeof(path), DKSM_SYSFS "%s", knobs[i].name);
+		for (int j = 0; j < 5 && knobs[i].bad[j]; j++)
+			CHECK_OP(write_str(path, knobs[i].bad[j]), <, 0);
+		CHECK_EQ(dksm_global(knobs[i].name), was);
 	}
 	CHECK_EQ(dksm_global("max_page_sharing"), 256);
 	CHECK_EQ(write_u64(DKSM_SYSFS "max_page_sharing", 2), 0);
