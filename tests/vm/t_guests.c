@@ -27,7 +27,7 @@ static u64 rng;
 static struct {
 	struct peer vmm;
 	u64 seed[DATA];
-	bool patched[DATA];
+	bool patched[DATA], attached;
 } machine;
 
 /* ---- in the VMM -------------------------------------------------------- */
@@ -156,14 +156,16 @@ static void machine_start(void)
 	machine.vmm = vm_start(VM_PAGES + DATA, 1);
 	peer_call_args(&machine.vmm, op.fn, op.arg);
 	machine_model(&op);
-	if (rnd(&rng) % 4)
+	machine.attached = rnd(&rng) % 4;
+	if (machine.attached)
 		CHECK_EQ(dksm_attach(domain, machine.vmm.pidfd, 0), 0);
 	count->machines++;
 }
 
 static void idle_count(void)
 {
-	count->idle += !!dksm_process(machine.vmm.pid, "idle_passes");
+	if (machine.attached)
+		count->idle += !!dksm_process(machine.vmm.pid, "idle_passes");
 }
 
 /* At any point of what it is doing. */
