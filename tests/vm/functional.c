@@ -34,6 +34,7 @@ static const struct test *const lists[] = {
 };
 
 static unsigned int timeout_seconds = 300;
+static unsigned int unwanted, needed;	/* flags, where no test is named */
 static const char *exclude;
 
 /* ---- knobs ------------------------------------------------------------- */
@@ -350,7 +351,7 @@ static bool wanted(const struct test *test, char *const *globs)
 	if (exclude && !fnmatch(exclude, test->name, 0))
 		return false;
 	if (!*globs)
-		return !(test->flags & TEST_LONG);
+		return (test->flags & (TEST_LONG | unwanted)) == needed;
 	for (; *globs; globs++)
 		if (!fnmatch(*globs, test->name, 0))
 			return true;
@@ -442,8 +443,10 @@ static int run_all(char *const *globs)
 static _Noreturn void usage(int status)
 {
 	fprintf(status ? stderr : stdout,
-		"usage: functional [--list] [--timeout SECONDS] [--exclude GLOB] [NAME-GLOB...]\n"
-		"Runs the functional tests (all, or those named) and prints KTAP. Random tests\n"
+		"usage: functional [--list] [--timeout SECONDS] [--exclude GLOB]\n"
+		"                  [--quick | --slow | NAME-GLOB...]\n"
+		"Runs the functional tests (all, or those named) and prints KTAP. Those that\n"
+		"take long on the debug kernel can be left out, or be the only ones. Random tests\n"
 		"run only if named, for TEST_SECONDS (60), from TEST_SEED (the time).\n");
 	exit(status);
 }
@@ -454,6 +457,8 @@ int main(int argc, char **argv)
 		{ "list", no_argument, NULL, 'l' },
 		{ "timeout", required_argument, NULL, 't' },
 		{ "exclude", required_argument, NULL, 'x' },
+		{ "quick", no_argument, NULL, 'q' },
+		{ "slow", no_argument, NULL, 's' },
 		{ "exec-probe", required_argument, NULL, 'e' },
 		{ "verdict-fd", required_argument, NULL, 'f' },
 		{ "run", required_argument, NULL, 'r' },
@@ -473,6 +478,12 @@ int main(int argc, char **argv)
 			break;
 		case 'x':
 			exclude = optarg;
+			break;
+		case 's':
+			unwanted = needed = TEST_SLOW;
+			break;
+		case 'q':
+			unwanted = TEST_SLOW;
 			break;
 		case 'e':
 			test_begin("exec_probe");

@@ -1884,8 +1884,10 @@ static bool leaks(const struct left *before, char why[512])
 		sleep_ms(10);
 	}
 	snprintf(why, 512, "left behind: %+lld domains, %+lld frames, %+lld zero pages, %+lld bytes",
-		 ULL(now.domains - before->domains), ULL(now.frames - before->frames),
-		 ULL(now.zero - before->zero), ULL(now.bytes - before->bytes));
+		 (long long)(now.domains - before->domains),
+		 (long long)(now.frames - before->frames),
+		 (long long)(now.zero - before->zero),
+		 (long long)(now.bytes - before->bytes));
 	return true;
 }
 

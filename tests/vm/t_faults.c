@@ -515,6 +515,6 @@ static void every_allocation_fails_once(void)
 }
 
 const struct test tests_faults[] = {
-	{ "every_allocation_fails_once", every_allocation_fails_once, 0 },
+	{ "every_allocation_fails_once", every_allocation_fails_once, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };

@@ -332,7 +332,7 @@ const struct test tests_load[] = {
 	{ "load_counts_what_it_skips", load_counts_what_it_skips, 0 },
 	{ "load_happens_once", load_happens_once, 0 },
 	{ "load_behind_seccomp", load_behind_seccomp, 0 },
-	{ "load_of_many_at_once", load_of_many_at_once, 0 },
+	{ "load_of_many_at_once", load_of_many_at_once, TEST_SLOW },
 	{ "load_cut_short_by_a_kill", load_cut_short_by_a_kill, 0 },
 	{ NULL, NULL, 0 },
 };

@@ -41,9 +41,10 @@ enum { EXIT_OK = 0, EXIT_FAIL = 1, EXIT_SKIP = 4 };
 
 /*
  * TEST_KSMD: ksmd is the subject of the test and may run meanwhile.
+ * TEST_SLOW: it takes long on the debug kernel.
  * TEST_LONG: it takes as long as one wants, and runs only when it is named.
  */
-enum { TEST_KSMD = 1, TEST_LONG = 2 };
+enum { TEST_KSMD = 1, TEST_SLOW = 2, TEST_LONG = 4 };
 
 struct test {
 	const char *name;
