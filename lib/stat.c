@@ -200,7 +200,7 @@ static int read_domain(int dir, const char *name, struct dksm_domain *domain)
 
 /*
  * Return: 1 if @domain was filled in, 0 if it is none to show: not a domain,
- * somebody else's, or gone.
+ * somebody else's, or gone (-ENODEV, even if there is a new one of its name).
  */
 static int try_domain(int dir, const char *name, struct dksm_domain *domain)
 {
@@ -209,7 +209,8 @@ static int try_domain(int dir, const char *name, struct dksm_domain *domain)
 	if (!is_domain_name(name))
 		return 0;
 	err = read_domain(dir, name, domain);
-	if (err == -EACCES || err == -EPERM || (err && !exists(dir, name)))
+	if (err == -EACCES || err == -EPERM || err == -ENODEV ||
+	    (err && !exists(dir, name)))
 		return 0;
 	return err ? err : 1;
 }
