@@ -338,8 +338,8 @@ static void map_add_does_not_wait(struct kunit *test)
 {
 	struct dksm_test *t = test->priv;
 	struct dksm_extent *extent = test_extent(test, 4);
-	struct anon_vma *anon_vma = test_anon_vma(test);
 
+	test_anon_vma(test);
 	down_read(&extent->maps_lock);
 	KUNIT_EXPECT_EQ(test, -EAGAIN,
 			test_map(t, extent, 0, 1, 0, false));

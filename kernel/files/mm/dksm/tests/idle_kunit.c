@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* KUnit tests of what idle merging has seen; included by idle.c. */
 #include <kunit/test.h>
+#include <linux/xxhash.h>
 
 /* A table that is half full remembers all, whatever their hashes. */
 static void sights_are_not_lost(struct kunit *test)
