@@ -348,7 +348,7 @@ const struct test tests_attach[] = {
 	{ "attach_is_inherited", attach_is_inherited, 0 },
 	{ "attach_is_not_for_more_privileges",
 	  attach_is_not_for_more_privileges, 0 },
-	{ "attach_while_it_executes", attach_while_it_executes, 0 },
+	{ "attach_while_it_executes", attach_while_it_executes, TEST_SLOW },
 	{ "attach_by_command", attach_by_command, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };

@@ -337,15 +337,15 @@ static void idle_costs_little_memory(void)
 const struct test tests_idle[] = {
 	{ "idle_shares_what_booted", idle_shares_what_booted, 0 },
 	{ "idle_can_be_off", idle_can_be_off, 0 },
-	{ "idle_comes_to_an_end", idle_comes_to_an_end, 0 },
+	{ "idle_comes_to_an_end", idle_comes_to_an_end, TEST_SLOW },
 	{ "idle_between_events", idle_between_events, TEST_SLOW },
 	{ "idle_means_all_processors", idle_means_all_processors, 0 },
 	{ "idle_several_at_once", idle_several_at_once, TEST_SLOW },
 	{ "idle_cut_short_by_a_kill", idle_cut_short_by_a_kill, TEST_SLOW },
 	{ "idle_splits_huge_pages", idle_splits_huge_pages, TEST_SLOW },
 	{ "idle_shares_what_was_not_written",
-	  idle_shares_what_was_not_written, 0 },
-	{ "idle_is_not_misled_by_moves", idle_is_not_misled_by_moves, 0 },
+	  idle_shares_what_was_not_written, TEST_SLOW },
+	{ "idle_is_not_misled_by_moves", idle_is_not_misled_by_moves, TEST_SLOW },
 	{ "idle_costs_little_memory", idle_costs_little_memory, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };

@@ -219,9 +219,9 @@ const struct test tests_learn[] = {
 	{ "learn_costs_no_faults", learn_costs_no_faults, 0 },
 	{ "learn_what_is_written", learn_what_is_written, 0 },
 	{ "learn_zero_pages", learn_zero_pages, 0 },
-	{ "learn_from_the_majority", learn_from_the_majority, 0 },
+	{ "learn_from_the_majority", learn_from_the_majority, TEST_SLOW },
 	{ "learn_ages", learn_ages, TEST_SLOW },
-	{ "learn_can_be_off", learn_can_be_off, 0 },
+	{ "learn_can_be_off", learn_can_be_off, TEST_SLOW },
 	{ "learn_is_bounded", learn_is_bounded, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };

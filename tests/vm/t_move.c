@@ -367,7 +367,7 @@ const struct test tests_move[] = {
 	{ "compaction", compaction, 0 },
 	{ "compaction_while_writing", compaction_while_writing, 0 },
 	{ "numa_migration", numa_migration, 0 },
-	{ "memory_offline", memory_offline, 0 },
+	{ "memory_offline", memory_offline, TEST_SLOW },
 	{ "hwpoison_merged_frame", hwpoison_merged_frame, 0 },
 	{ "hwpoison_published_frame", hwpoison_published_frame, 0 },
 	{ NULL, NULL, 0 },

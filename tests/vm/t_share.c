@@ -543,7 +543,7 @@ const struct test tests_share[] = {
 	{ "two_processes", two_processes, 0 },
 	{ "first_owner_writes", first_owner_writes, 0 },
 	{ "second_owner_writes_then_first", second_owner_writes_then_first, 0 },
-	{ "sixty_four_processes", sixty_four_processes, 0 },
+	{ "sixty_four_processes", sixty_four_processes, TEST_SLOW },
 	{ "within_one_process", within_one_process, 0 },
 	{ "all_write_in_random_order", all_write_in_random_order, 0 },
 	{ "write_restore_merge", write_restore_merge, 0 },

@@ -343,7 +343,7 @@ const struct test tests_tenants[] = {
 	{ "tenants_share_nothing", tenants_share_nothing, 0 },
 	{ "fresh_frames_are_copies", fresh_frames_are_copies, 0 },
 	{ "fresh_frames_belong_to_the_domain", fresh_frames_belong_to_the_domain, 0 },
-	{ "nodes_stay_apart", nodes_stay_apart, 0 },
+	{ "nodes_stay_apart", nodes_stay_apart, TEST_SLOW },
 	{ "metadata_is_charged", metadata_is_charged, TEST_SLOW },
 	{ "write_time_tells_nothing", write_time_tells_nothing, TEST_SLOW },
 	{ NULL, NULL, 0 },
