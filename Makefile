@@ -60,7 +60,7 @@ analyze: $(ANALYZED) ## static analysis of user space, by gcc, clang and cppchec
 
 fuzzers: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%) ## build the fuzzers of user space; tests/fuzz/run runs them
 
-check: ## set up, build and test everything (cold: 30 to 50 minutes, warm: 15 or more)
+check: ## set up, build and test everything (cold: about 45 minutes, warm: under 20)
 	@tools/setup base kernel vm static selftests
 	@tests/run $(if $(MINUTES),--minutes $(MINUTES))
 
