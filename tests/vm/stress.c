@@ -347,7 +347,7 @@ static void op_verify(const struct op *op)
 		page_check(op->rm, op->first + i, &op->rm->page[op->first + i]);
 }
 
-/* As a debugger does it. */
+/* As a debugger does it; the number of bytes, or -errno. */
 static ssize_t write_traced(pid_t pid, void *addr, const void *buf, size_t len)
 {
 	char path[40];
@@ -357,13 +357,19 @@ static ssize_t write_traced(pid_t pid, void *addr, const void *buf, size_t len)
 	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
-		return -1;
+		return -errno;
 	n = pwrite(fd, buf, len, (off_t)(uintptr_t)addr);
 	if (n < 0)
 		n = -errno;
 	close(fd);
-	errno = n < 0 ? -n : 0;
-	return n < 0 ? -1 : n;
+	return n;
+}
+
+/* What writing to a process may say that has died, or whose frame has an error. */
+static bool write_may_fail(ssize_t n)
+{
+	return n == 0 || n == -ESRCH || n == -EFAULT || n == -EPERM ||
+	       n == -ENOENT || n == -EACCES || n == -EIO;
 }
 
 /* Into a sibling's page, with the sibling's region locked by the caller. */
@@ -381,16 +387,18 @@ static void op_write_other(const struct op *op)
 	if (!pid || !rm->addr)
 		return;
 	rm->page[page].seed = SEED_ANY;
-	if (op->c / SEEDS % 2)
+	if (op->c / SEEDS % 2) {
 		n = process_vm_writev(pid, &from, 1, &to, 1, 0);
-	else
+		n = n < 0 ? -errno : n;
+	} else {
 		n = write_traced(pid, to.iov_base, buf, PAGE_SIZE);
+	}
 	if (n == (ssize_t)PAGE_SIZE)
 		rm->page[page] = (struct page_model){ op->c % SEEDS, BYTE_NONE, 0 };
-	else if (n <= 0)
-		rm->page[page] = was;	/* it died, or the frame has an error */
+	else if (write_may_fail(n))
+		rm->page[page] = was;
 	else
-		die("writing to process %d: %zd bytes", pid, n);
+		die("writing to process %d: %zd", pid, n);
 }
 
 static void must(int ret, const char *what)
@@ -566,6 +574,13 @@ static int uffd_wp_open(void *addr, size_t len)
 	return fd;
 }
 
+/* Refused only while the process's areas change. */
+static void uffd_protect(int fd, struct uffdio_writeprotect *wp)
+{
+	if (ioctl(fd, UFFDIO_WRITEPROTECT, wp) && errno != EAGAIN)
+		die("UFFDIO_WRITEPROTECT: %s", strerror(errno));
+}
+
 /* Write protection that a write ends, before and after a merge. */
 static void op_uffd(const struct op *op)
 {
@@ -576,12 +591,12 @@ static void op_uffd(const struct op *op)
 	};
 	int fd = uffd_wp_open(addr, wp.range.len);
 
-	ioctl(fd, UFFDIO_WRITEPROTECT, &wp);
+	uffd_protect(fd, &wp);
 	if (op->b % 2)
 		op_merge(op);
 	if (op->b % 3)
 		op_write(op);
-	ioctl(fd, UFFDIO_WRITEPROTECT, &wp);
+	uffd_protect(fd, &wp);
 	if (op->b % 5 == 0)
 		op_merge(op);
 	close(fd);
@@ -1297,12 +1312,13 @@ static int stress(void)
 	run();
 	finish();
 	machine_restore();
-	printf("%s: seed %llu, %llu operations in %llu s, %llu merged, %llu published\n",
+	printf("%s: seed %llu, %llu operations in %llu s, %llu merged, %llu published, %u blocks were offline\n",
 	       atomic_load(&state->failed) ? "FAILED" : "passed",
 	       (unsigned long long)opt.seed, (unsigned long long)ops_total(),
 	       (unsigned long long)(now_ms() - from) / 1000,
 	       (unsigned long long)atomic_load(&state->merged),
-	       (unsigned long long)atomic_load(&state->published));
+	       (unsigned long long)atomic_load(&state->published),
+	       atomic_load(&state->blocks));
 	return atomic_load(&state->failed) ? EXIT_FAIL : EXIT_OK;
 }
 

@@ -135,11 +135,10 @@ static void disturb(void)
 
 	switch (rnd(&rng) % 8) {
 	case 0:
-		dksm_range(domain, DKSM_IOC_MERGE, p->pidfd, NULL, 0, NULL);
+		merge(domain, p->pidfd, NULL, 0);
 		break;
 	case 1:
-		dksm_range(domain, DKSM_IOC_UNMERGE, p->pidfd, peer_page(p, VM_PAGES),
-			   RUN * PAGE_SIZE, NULL);
+		unmerge(domain, p->pidfd, peer_page(p, VM_PAGES), RUN * PAGE_SIZE);
 		break;
 	case 2:
 		peer_move(p, VM_PAGES, DATA, rnd(&rng) % 2);
@@ -184,7 +183,7 @@ static void machine_end(void)
 	peer_exit(&machine.vmm);
 }
 
-/* True as long as there is a machine. */
+/* False when it is time for another machine; this one may have been killed then. */
 static bool operate(void)
 {
 	struct op op = draw();
