@@ -807,12 +807,13 @@ static void slot_published(struct dksm_batch *b, struct slot *slot)
 }
 
 /*
- * A new folio with the content of the slot's, on the same node; locked, nobody
- * knows it.
+ * A new folio with the content of the slot's, on the same node if that matters or
+ * there is room; locked, nobody knows it.
  */
 static struct folio *slot_copy(struct dksm_batch *b, struct slot *slot)
 {
-	const gfp_t gfp = __GFP_NORETRY | __GFP_NOWARN | __GFP_THISNODE;
+	const gfp_t gfp = __GFP_NORETRY | __GFP_NOWARN |
+		(READ_ONCE(dksm_merge_across_nodes) ? 0 : __GFP_THISNODE);
 	const gfp_t less = batch_waits(b) ? 0 : __GFP_DIRECT_RECLAIM;
 	struct folio *copy;
 

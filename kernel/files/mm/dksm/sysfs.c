@@ -235,41 +235,31 @@ static ssize_t max_page_sharing_store(struct kobject *kobj,
 	return count;
 }
 
-static ssize_t use_zero_pages_show(struct kobject *kobj,
-				   struct kobj_attribute *attr, char *buf)
+/* A knob that is on or off. */
+struct switch_attribute {
+	struct kobj_attribute attr;
+	bool *value;
+};
+
+static ssize_t switch_show(struct kobject *kobj, struct kobj_attribute *attr,
+			   char *buf)
 {
-	return sysfs_emit(buf, "%u\n", dksm_use_zero_pages);
+	bool *value = container_of(attr, struct switch_attribute, attr)->value;
+
+	return sysfs_emit(buf, "%u\n", READ_ONCE(*value));
 }
 
-static ssize_t use_zero_pages_store(struct kobject *kobj,
-				    struct kobj_attribute *attr,
-				    const char *buf, size_t count)
+static ssize_t switch_store(struct kobject *kobj, struct kobj_attribute *attr,
+			    const char *buf, size_t count)
 {
+	struct switch_attribute *knob =
+		container_of(attr, struct switch_attribute, attr);
 	bool value;
 	int err = kstrtobool(buf, &value);
 
 	if (err)
 		return err;
-	WRITE_ONCE(dksm_use_zero_pages, value);
-	return count;
-}
-
-static ssize_t merge_across_nodes_show(struct kobject *kobj,
-				       struct kobj_attribute *attr, char *buf)
-{
-	return sysfs_emit(buf, "%u\n", dksm_merge_across_nodes);
-}
-
-static ssize_t merge_across_nodes_store(struct kobject *kobj,
-					struct kobj_attribute *attr,
-					const char *buf, size_t count)
-{
-	bool value;
-	int err = kstrtobool(buf, &value);
-
-	if (err)
-		return err;
-	WRITE_ONCE(dksm_merge_across_nodes, value);
+	WRITE_ONCE(*knob->value, value);
 	return count;
 }
 
@@ -295,9 +285,16 @@ static ssize_t learn_store(struct kobject *kobj, struct kobj_attribute *attr,
 
 static struct kobj_attribute max_page_sharing_attr =
 	__ATTR_RW(max_page_sharing);
-static struct kobj_attribute use_zero_pages_attr = __ATTR_RW(use_zero_pages);
-static struct kobj_attribute merge_across_nodes_attr =
-	__ATTR_RW(merge_across_nodes);
+static struct switch_attribute use_zero_pages_attr = {
+	__ATTR(use_zero_pages, 0644, switch_show, switch_store),
+	&dksm_use_zero_pages,
+};
+
+static struct switch_attribute merge_across_nodes_attr = {
+	__ATTR(merge_across_nodes, 0644, switch_show, switch_store),
+	&dksm_merge_across_nodes,
+};
+
 static struct kobj_attribute learn_attr = __ATTR_RW(learn);
 
 static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
@@ -313,8 +310,8 @@ static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
 
 static const struct attribute *knobs[] = {
 	&max_page_sharing_attr.attr,
-	&use_zero_pages_attr.attr,
-	&merge_across_nodes_attr.attr,
+	&use_zero_pages_attr.attr.attr,
+	&merge_across_nodes_attr.attr.attr,
 	&learn_attr.attr,
 	NULL,
 };
