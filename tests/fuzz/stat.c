@@ -105,8 +105,7 @@ static unsigned int lines_with(const char *text, const char *key, size_t len)
 	unsigned int nr = 0;
 
 	for (; text; text = strchr(text, '\n'), text = text ? text + 1 : NULL)
-		nr += !strncmp(text, key, len) && text[len] == ' ' &&
-		      isalnum((unsigned char)text[len + 1]);
+		nr += !strncmp(text, key, len) && text[len] == ' ';
 	return nr;
 }
 
