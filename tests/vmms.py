@@ -17,6 +17,8 @@ import signal
 import subprocess
 import time
 
+from ktap import Failed, Skipped, check, run_tests, wait_until
+
 DKSM = "/sys/kernel/mm/dksm"
 TRACING = "/sys/kernel/tracing"
 WORK = "/tmp/vmms"
@@ -34,19 +36,6 @@ PARAMETERS = ("console=ttyS0 quiet loglevel=1 panic=-1 reboot=t tsc=reliable no_
 options = argparse.Namespace()
 
 
-class Failed(Exception):
-    """What was seen, and what was wanted."""
-
-
-class Skipped(Exception):
-    """Why."""
-
-
-def check(condition, what):
-    if not condition:
-        raise Failed(what)
-
-
 def read(path):
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
@@ -55,13 +44,6 @@ def read(path):
 def write(path, text):
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def wait_until(condition, seconds, what):
-    end = time.monotonic() + seconds
-    while not condition():
-        check(time.monotonic() < end, f"not within {seconds} s: {what}")
-        time.sleep(0.1)
 
 
 class Vm:
@@ -322,17 +304,6 @@ def unikraft():
 TESTS = (qemu_microvm, qemu_q35, qemu_shared_memory, firecracker, kvmtool, unikraft)
 
 
-def run(number, test):
-    name = test.__name__
-    try:
-        test()
-        print(f"ok {number} {name}", flush=True)
-    except Skipped as why:
-        print(f"ok {number} {name} # SKIP {why}", flush=True)
-    except (Failed, OSError, ValueError, KeyError) as why:
-        print(f"not ok {number} {name} # {type(why).__name__}: {why}", flush=True)
-
-
 def arguments(description, epilog):
     """What is said about the guest; more may be added."""
     parser = argparse.ArgumentParser(description=description, epilog=epilog)
@@ -359,10 +330,7 @@ def main():
     parser.add_argument("tests", nargs="*", help="names of tests; all by default")
     parser.parse_args(namespace=options)
     prepare()
-    chosen = [test for test in TESTS if not options.tests or test.__name__ in options.tests]
-    print(f"KTAP version 1\n1..{len(chosen)}", flush=True)
-    for number, test in enumerate(chosen, 1):
-        run(number, test)
+    run_tests(TESTS, options.tests)
 
 
 if __name__ == "__main__":
