@@ -18,10 +18,11 @@
 	"0123456789._-"
 
 /* Short options are below 256, so that getopt's optopt tells them apart. */
-enum { OPT_DOMAIN = 256, OPT_JSON, OPT_HELP };
+enum { OPT_DOMAIN = 256, OPT_JSON, OPT_PROMETHEUS, OPT_HELP };
 
 static const struct option options[] = {
 	{ "json", no_argument, NULL, OPT_JSON },
+	{ "prometheus", no_argument, NULL, OPT_PROMETHEUS },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ "domain", required_argument, NULL, OPT_DOMAIN },
 	{ NULL, 0, NULL, 0 },
@@ -156,6 +157,15 @@ static int domain_option(struct args *args, char **argv, unsigned int accept)
 	return EXIT_OK;
 }
 
+static int prometheus_option(struct args *args, char **argv,
+			     unsigned int accept)
+{
+	if (!(accept & ARGS_PROMETHEUS))
+		return usage_error(argv[0], "--prometheus makes no sense here");
+	args->prometheus = true;
+	return EXIT_OK;
+}
+
 static int option(struct args *args, int opt, char **argv, unsigned int accept)
 {
 	switch (opt) {
@@ -168,6 +178,8 @@ static int option(struct args *args, int opt, char **argv, unsigned int accept)
 		return EXIT_OK;
 	case OPT_DOMAIN:
 		return domain_option(args, argv, accept);
+	case OPT_PROMETHEUS:
+		return prometheus_option(args, argv, accept);
 	case ':':
 		return usage_error(argv[0], "'%s' needs a value",
 				   argv[optind - 1]);

@@ -47,6 +47,7 @@ struct range {
  * struct args - the command line of a subcommand
  * @pid:	the process; 0 if none was given
  * @json:	--json
+ * @prometheus:	--prometheus
  * @help:	--help; nothing else has been looked at then
  * @domain:	--domain, else NULL; points into argv
  * @ranges:	the ranges, to be freed with args_free()
@@ -55,6 +56,7 @@ struct range {
 struct args {
 	pid_t pid;
 	bool json;
+	bool prometheus;
 	bool help;
 	const char *domain;
 	struct range *ranges;
@@ -66,6 +68,7 @@ enum args_accept {
 	ARGS_DOMAIN = 1 << 0,
 	ARGS_RANGES = 1 << 1,
 	ARGS_NO_PID = 1 << 2,	/* the PID may be left out */
+	ARGS_PROMETHEUS = 1 << 3,
 };
 
 /*
@@ -203,6 +206,12 @@ void host_table(FILE *out, const struct host *host);
 void host_json(FILE *out, const struct host *host);
 void process_table(FILE *out, pid_t pid, const struct dksm_process *process);
 void process_json(FILE *out, pid_t pid, const struct dksm_process *process);
+
+/* metrics.c: the numbers of a host, for programs. */
+void counters_fill(struct json_object *object,
+		   const struct dksm_counters *base);
+void knobs_fill(struct json_object *object, const struct dksm_global *global);
+void host_prometheus(FILE *out, const struct host *host);
 
 /* doctor.c judges what cmd_doctor.c has found. */
 enum severity {

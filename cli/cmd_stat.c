@@ -8,6 +8,7 @@
 
 static const char help[] =
 	"Usage: dksm stat [--json] [PID]\n"
+	"       dksm stat --prometheus\n"
 	"\n"
 	"Show what each domain shares and what that saves, or what process PID\n"
 	"shares.  Domains of other users are seen by root only.\n"
@@ -21,7 +22,8 @@ static const char help[] =
 	"  MERGES      calls of merge and starts of virtual machines\n"
 	"  TIME        what they took together, and the work in idle ones\n"
 	"\n"
-	"  --json      print JSON\n"
+	"  --json        print JSON\n"
+	"  --prometheus  print all domains as metrics in Prometheus's text format\n"
 	"\n"
 	"Examples:\n"
 	"  dksm stat\n"
@@ -68,28 +70,12 @@ void host_table(FILE *out, const struct host *host)
 		"merged like others");
 }
 
-static void counters_json(struct json_object *object,
-			  const struct dksm_counters *counters)
-{
-	json_add_number(object, "pages_shared", counters->pages_shared);
-	json_add_number(object, "pages_sharing", counters->pages_sharing);
-	json_add_number(object, "pages_zero", counters->pages_zero);
-	json_add_number(object, "saved_bytes", counters->saved_bytes);
-	json_add_number(object, "cow_breaks", counters->cow_breaks);
-	json_add_number(object, "metadata_bytes", counters->metadata_bytes);
-	json_add_number(object, "merge_calls", counters->merge_calls);
-	json_add_number(object, "merge_ns", counters->merge_ns);
-	json_add_number(object, "idle_ns", counters->idle_ns);
-	json_add_number(object, "huge_split", counters->huge_split);
-	json_add_number(object, "learned_volatile", counters->learned_volatile);
-}
-
 static struct json_object *domain_json(const struct dksm_domain *domain)
 {
 	struct json_object *object = json_new();
 
 	json_add_string(object, "name", domain->name);
-	counters_json(object, &domain->counters);
+	counters_fill(object, &domain->counters);
 	return object;
 }
 
@@ -97,10 +83,8 @@ static struct json_object *total_json(const struct dksm_global *global)
 {
 	struct json_object *object = json_new();
 
-	counters_json(object, &global->counters);
-	json_add_number(object, "max_page_sharing", global->max_page_sharing);
-	json_add_number(object, "use_zero_pages", global->use_zero_pages);
-	json_add_number(object, "learn", global->learn);
+	counters_fill(object, &global->counters);
+	knobs_fill(object, global);
 	return object;
 }
 
@@ -202,7 +186,7 @@ static int failed(pid_t pid, int err)
 	return failure_print(stderr, "stat", pid, &failure);
 }
 
-static int stat_host(bool json)
+static int stat_host(const struct args *args)
 {
 	struct host host;
 	int err;
@@ -212,8 +196,10 @@ static int stat_host(bool json)
 		err = dksm_stat_domains(&host.domains, &host.nr);
 	if (err)
 		return failed(0, err);
-	if (json)
+	if (args->json)
 		host_json(stdout, &host);
+	else if (args->prometheus)
+		host_prometheus(stdout, &host);
 	else
 		host_table(stdout, &host);
 	dksm_stat_domains_free(host.domains);
@@ -240,12 +226,15 @@ int cmd_stat(int argc, char **argv)
 	struct args args;
 	int status;
 
-	status = args_parse(&args, argc, argv, ARGS_NO_PID);
+	status = args_parse(&args, argc, argv, ARGS_NO_PID | ARGS_PROMETHEUS);
 	if (args.help)
 		fputs(help, stdout);
+	else if (!status && args.prometheus && (args.pid || args.json))
+		status = usage_error(argv[0], "--prometheus goes with neither "
+				     "a PID nor --json");
 	else if (!status)
 		status = args.pid ? stat_process(args.pid, args.json) :
-				    stat_host(args.json);
+				    stat_host(&args);
 	args_free(&args);
 	return status;
 }

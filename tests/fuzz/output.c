@@ -92,6 +92,26 @@ static void check_counters(struct json_object *json, const struct dksm_counters 
 	REQUIRE(json_number_is(json, "learned_volatile", counters->learned_volatile));
 }
 
+/* Metrics are "# HELP" and "# TYPE", or a name, perhaps a label, and a number. */
+static void check_metrics(struct capture *capture)
+{
+	char *text = capture_end(capture), *line, *value;
+	size_t samples = 0;
+
+	while ((line = strsep(&text, "\n")) && *line) {
+		REQUIRE(!strncmp(line, "# ", 2) || !strncmp(line, "dksm_", 5));
+		value = strrchr(line, ' ');
+		REQUIRE(value);
+		if (*line == '#')
+			continue;
+		samples++;
+		REQUIRE(value[1 + strspn(value + 1, "0123456789.")] == 0);
+		REQUIRE(!strchr(line, '{') || (value[-2] == '"' && value[-1] == '}'));
+	}
+	REQUIRE(!text && samples == 2 * 11 + 3);
+	free(capture->text);
+}
+
 static void hosts(struct dksm_domain *domain)
 {
 	struct host host = { .domains = domain, .nr = 1 };
@@ -107,6 +127,8 @@ static void hosts(struct dksm_domain *domain)
 	REQUIRE(json_string_is(item, "name", domain->name));
 	json_object_put(json);
 	free(capture.text);
+	host_prometheus(capture_begin(&capture), &host);
+	check_metrics(&capture);
 	host_table(capture_begin(&capture), &host);
 	capture_end(&capture);
 	free(capture.text);
