@@ -9,6 +9,7 @@
 #                     and t_*.c are the parts of 'functional'
 
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 BUILD := build
 
 CC ?= gcc
@@ -45,7 +46,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench clean
+.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench clean install
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -77,6 +78,23 @@ bench: ## measure DKSM against KSM and draw build/bench/report.html (hours)
 	@tools/setup base kernel vm bench
 	@$(MAKE) -s all $(BENCHES) $(BENCH_GUESTS) $(BUILD)/guests/initramfs
 	@bench/run $(BENCH)
+
+# Minimal, until the real one is there.
+VERSION := $(shell sed -n 's/^\#define DKSM_VERSION[[:space:]]*"\(.*\)"/\1/p' include/dksm.h)
+
+install: all
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/bin/dksm
+	install -D -m 644 $(BUILD)/libdksm.so $(DESTDIR)$(LIBDIR)/libdksm.so.0
+	ln -sf libdksm.so.0 $(DESTDIR)$(LIBDIR)/libdksm.so
+	install -D -m 644 -t $(DESTDIR)$(LIBDIR) $(BUILD)/libdksm.a
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include include/dksm.h
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux kernel/files/include/uapi/linux/dksm.h
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
+	sed 's,@prefix@,$(PREFIX),; s,@libdir@,$(LIBDIR),; s,@includedir@,$(PREFIX)/include,; s,@version@,$(VERSION),' \
+		lib/libdksm.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/libdksm.pc
+	$(foreach page,$(wildcard man/*.[1-8]),install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(page))) $(page);)
+	$(if $(wildcard contrib/dksm.bash),install -D -m 644 contrib/dksm.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dksm)
 
 # The uapi header stands alone, in strict C and in C++.
 check-header: $(UAPI)
