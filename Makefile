@@ -46,7 +46,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench clean install
+.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb clean install
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -96,6 +96,19 @@ install: all
 	$(if $(wildcard contrib/dksm.bash),install -D -m 644 contrib/dksm.bash \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dksm)
 
+# In a copy, for it needs ./debian. The project has no mail address to give.
+DEB := $(BUILD)/deb
+deb: ## build Debian packages of the command and the library in build/deb
+	@tools/setup base deb
+	@rm -rf $(DEB)
+	@mkdir -p $(DEB)/source
+	@git ls-files -co --exclude-standard -z | rsync -0 --files-from=- --ignore-missing-args ./ $(DEB)/source
+	@mv $(DEB)/source/packaging/debian $(DEB)/source/debian
+	@cd $(DEB)/source && dpkg-buildpackage -b -us -uc >../log 2>&1 || { tail -n 20 ../log; exit 1; }
+	@lintian --allow-root --fail-on error,warning \
+		--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog $(DEB)/*.changes
+	@ls $(DEB)/*.deb
+
 # The uapi header stands alone, in strict C and in C++.
 check-header: $(UAPI)
 	@echo '#include <linux/dksm.h>' | $(CC) $(CPPFLAGS) -std=c99 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c -
@@ -122,13 +135,13 @@ $(BUILD)/libdksm.a: $(LIB_OBJ)
 	$(call say,AR) $(AR) rcs $@ $^
 
 $(BUILD)/libdksm.so: $(LIB_OBJ) $(wildcard lib/libdksm.map)
-	$(call say,LD) $(CC) $(CFLAGS) -shared -Wl,-soname,libdksm.so.0 $(patsubst %.map,-Wl$(comma)--version-script=%.map,$^) -o $@
+	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,-soname,libdksm.so.0 $(patsubst %.map,-Wl$(comma)--version-script=%.map,$^) -o $@
 
 comma := ,
 
 $(BUILD)/bin/dksm: $(CLI_OBJ) $(BUILD)/libdksm.a
 	@mkdir -p $(@D)
-	$(call say,LD) $(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/tests/init: tests/vm/init.c
 	@mkdir -p $(@D)
