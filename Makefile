@@ -46,7 +46,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb clean install
+.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb deb-kernel clean install
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -108,6 +108,10 @@ deb: ## build Debian packages of the command and the library in build/deb
 	@lintian --allow-root --fail-on error,warning \
 		--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog $(DEB)/*.changes
 	@ls $(DEB)/*.deb
+
+deb-kernel: ## build Debian packages of the patched kernel (CONFIG=amd64 for bare metal; hours)
+	@tools/setup base kernel deb
+	@tools/ktree deb $(or $(CONFIG),cloud-amd64)
 
 # The uapi header stands alone, in strict C and in C++.
 check-header: $(UAPI)
