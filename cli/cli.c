@@ -103,7 +103,7 @@ int cli_main(int argc, char **argv)
 	errno = 0;
 	if (!fflush(stdout) && !ferror(stdout))
 		return status;
-	fprintf(stderr, "dksm: cannot write the output: %s\n",
+	fprintf(stderr, "dksm: cannot write the output: %s: send it elsewhere\n",
 		strerror(errno ? errno : EIO));
 	return EXIT_FAILED;
 }

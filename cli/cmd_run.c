@@ -105,8 +105,8 @@ static int report_start(const char *path)
 	int pidfd;
 
 	if (fd < 0) {
-		fprintf(stderr, "dksm run: cannot write to %s: %s\n", path,
-			strerror(errno));
+		fprintf(stderr, "dksm run: cannot write to %s: %s: choose another "
+			"--report\n", path, strerror(errno));
 		return EXIT_FAILED;
 	}
 	pidfd = pidfd_of(self);
@@ -114,8 +114,8 @@ static int report_start(const char *path)
 	if (!child)
 		report_process(fd, self, pidfd);
 	if (child < 0) {
-		fprintf(stderr, "dksm run: cannot report: %s\n",
-			strerror(errno));
+		fprintf(stderr, "dksm run: cannot report: %s: leave --report "
+			"out\n", strerror(errno));
 		return EXIT_FAILED;
 	}
 	waitpid(child, NULL, 0);
@@ -130,8 +130,8 @@ static int execute(char **argv)
 
 	execvp(argv[0], argv);
 	err = errno;
-	fprintf(stderr, "dksm run: cannot execute %s: %s\n", argv[0],
-		strerror(err));
+	fprintf(stderr, "dksm run: cannot execute %s: %s: name a program in "
+		"PATH, or its path\n", argv[0], strerror(err));
 	return err == ENOENT ? 127 : 126;
 }
 
