@@ -307,6 +307,8 @@ static void scene_start(void)
 
 	peer_call(&p, op_arm);
 	machine_boot(&p);
+	machine_halt(&p);
+	CHECK_EQ(dksm_process(p.pid, "vms"), 1);
 	machine_end(&p);
 }
 
@@ -382,8 +384,22 @@ static void play(const struct scene *scene)
 	nth = 0;
 }
 
-/* Where the code of mm/dksm is; not exactly, but its callers are on the stack. */
-static void text_range(u64 *start, u64 *end)
+static bool is_ours(const char *name)
+{
+	return (!strncmp(name, "dksm_", 5) || !strncmp(name, "__dksm_", 7)) &&
+	       !strstr(name, "init") && !strstr(name, ".cold");
+}
+
+static bool is_batch_alloc(const char *name)
+{
+	return !strcmp(name, "dksm_batch_alloc");
+}
+
+/*
+ * The first and the last of some functions: where the code of mm/dksm is; not
+ * exactly, but its callers are on the stack.
+ */
+static void text_range(bool (*wanted)(const char *name), u64 *start, u64 *end)
 {
 	FILE *f = fopen("/proc/kallsyms", "re");
 	unsigned long long address;
@@ -396,15 +412,13 @@ static void text_range(u64 *start, u64 *end)
 		if (sscanf(line, "%llx %c %200s", &address, &type, name) != 3 ||
 		    strchr(line, '[') || (type | 0x20) != 't')
 			continue;
-		if (strncmp(name, "dksm_", 5) && strncmp(name, "__dksm_", 7))
-			continue;
-		if (strstr(name, "init") || strstr(name, ".cold"))
+		if (!wanted(name))
 			continue;
 		*start = address < *start ? address : *start;
 		*end = address > *end ? address : *end;
 	}
 	fclose(f);
-	CHECK_OP(*start, <, *end);
+	CHECK_OP(*start, <=, *end);
 	CHECK_OP(*end - *start, <, 1 << 20);
 }
 
@@ -421,19 +435,24 @@ static void fail_only_ours(const char *dir, u64 start, u64 end)
 	CHECK_EQ(chdir("/"), 0);
 }
 
-static void faults_prepare(void)
+static void faults_find(void)
 {
-	u64 start, end;
-
 	if (access(DEBUGFS "failslab", F_OK))
 		mount("debugfs", DEBUGFS, "debugfs", 0, NULL);
 	if (access(TRACEFS "trace", F_OK))
 		mount("tracefs", TRACEFS, "tracefs", 0, NULL);
 	if (access("/proc/self/fail-nth", F_OK))
 		SKIP("this kernel injects no faults");
+}
+
+static void faults_prepare(void)
+{
+	u64 start, end;
+
+	faults_find();
 	injected = SYS(mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-	text_range(&start, &end);
+	text_range(is_ours, &start, &end);
 	fail_only_ours(DEBUGFS "failslab", start, end);
 	fail_only_ours(DEBUGFS "fail_page_alloc", start, end);
 	CHECK_EQ(write_str(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N"), 0);
@@ -514,7 +533,58 @@ static void every_allocation_fails_once(void)
 	check_sites();
 }
 
+/* Whatever a marked thread allocates for a batch, with all its second tries. */
+static void fail_batches(const char *dir)
+{
+	u64 start, end;
+
+	text_range(is_batch_alloc, &start, &end);
+	fail_only_ours(dir, start, start + 512);	/* the next one only frees */
+	CHECK_EQ(chdir(dir), 0);
+	CHECK_EQ(write_str("task-filter", "Y"), 0);
+	CHECK_EQ(write_str("times", "-1"), 0);
+	CHECK_EQ(write_str("probability", "100"), 0);
+	CHECK_EQ(chdir("/"), 0);
+}
+
+static bool fail_in_kvm_run(bool before)
+{
+	CHECK_EQ(write_u64("/proc/thread-self/make-it-fail", before), 0);
+	return false;
+}
+
+static long op_fail(struct region *r UNUSED, const long *arg)
+{
+	vm_run_hook = arg[0] ? fail_in_kvm_run : NULL;
+	return 0;
+}
+
+/* A virtual machine starts all the same, and is merged when there is memory. */
+static void load_without_memory(void)
+{
+	struct peer p;
+
+	faults_find();
+	fail_batches(DEBUGFS "failslab");
+	fail_batches(DEBUGFS "fail_page_alloc");
+	CHECK_EQ(write_str(DEBUGFS "fail_page_alloc/min-order", "0"), 0);
+	machines = domain_open("-vm");
+	p = machine();
+	peer_call(&p, op_fail, 1);
+	machine_boot(&p);
+	CHECK_EQ(dksm_process(p.pid, "vms"), 0);
+	CHECK_EQ(dksm_process(p.pid, "pages_merged"), 0);
+	peer_call(&p, op_fail, 0);
+	machine_halt(&p);
+	CHECK_EQ(dksm_process(p.pid, "vms"), 1);
+	CHECK_OP(dksm_process(p.pid, "load_published"), >, 0);
+	CHECK_EQ(write_str(DEBUGFS "failslab/probability", "0"), 0);
+	CHECK_EQ(write_str(DEBUGFS "fail_page_alloc/probability", "0"), 0);
+	machine_end(&p);
+}
+
 const struct test tests_faults[] = {
+	{ "load_without_memory", load_without_memory, 0 },
 	{ "every_allocation_fails_once", every_allocation_fails_once, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };

@@ -128,9 +128,9 @@ void dksm_vm_load(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 			return;
 	} while (wait_on_bit_lock(&vm->flags, DKSM_VM_BUSY,
 				  TASK_INTERRUPTIBLE));
-	/* Cut short by a fatal signal: nobody will run this guest any more. */
+	/* Without memory to begin with, the guest's next entry tries again. */
 	if (!test_bit(DKSM_VM_LOADED, &vm->flags) &&
-	    vm_merge(member, ops, vcpu) != -EINTR)
+	    !vm_merge(member, ops, vcpu))
 		set_bit(DKSM_VM_LOADED, &vm->flags);
 	clear_and_wake_up_bit(DKSM_VM_BUSY, &vm->flags);
 }
