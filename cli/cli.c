@@ -20,6 +20,7 @@ static const struct command {
 	{ "merge", cmd_merge, "share the equal pages of a process, now" },
 	{ "unmerge", cmd_unmerge, "give a process private copies again" },
 	{ "stat", cmd_stat, "show what is shared and what it saves" },
+	{ "top", cmd_top, "watch domains and their processes" },
 	{ "doctor", cmd_doctor, "find out why little is shared" },
 };
 

@@ -32,6 +32,7 @@ int usage_error(const char *command, const char *format, ...);
 int cmd_merge(int argc, char **argv);
 int cmd_unmerge(int argc, char **argv);
 int cmd_stat(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_attach(int argc, char **argv);
 int cmd_detach(int argc, char **argv);
@@ -289,6 +290,8 @@ struct json_object *json_new(void);
 struct json_object *json_new_list(void);
 void json_add_number(struct json_object *object, const char *key,
 		     uint64_t number);
+/* With one digit after the point; a negative @value becomes null. */
+void json_add_decimal(struct json_object *object, const char *key, double value);
 /* @string NULL becomes null. */
 void json_add_string(struct json_object *object, const char *key,
 		     const char *string);

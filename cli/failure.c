@@ -74,6 +74,8 @@ static const struct advice {
 	{ STEP_STAT, ENOENT, NO_FIT },
 	{ STEP_STAT, EBADMSG, NO_FIT },
 	{ STEP_STAT, ERANGE, NO_FIT },
+	{ STEP_STAT, ENOTTY, "the terminal is of no known type: set TERM, or "
+	  "use --batch" },
 };
 
 struct failure failure_at(enum step step, int err)

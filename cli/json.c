@@ -31,6 +31,15 @@ void json_add_number(struct json_object *object, const char *key,
 			       must(json_object_new_uint64(number)));
 }
 
+void json_add_decimal(struct json_object *object, const char *key, double value)
+{
+	char digits[32];
+
+	snprintf(digits, sizeof(digits), "%.1f", value);
+	json_object_object_add(object, key, value < 0 ? NULL :
+			       must(json_object_new_double_s(value, digits)));
+}
+
 void json_add_string(struct json_object *object, const char *key,
 		     const char *string)
 {

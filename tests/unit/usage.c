@@ -143,6 +143,18 @@ static void wrong_use(void)
 		{ "dksm detach --fresh-frames 1", "no options" },
 		{ "dksm merge --fresh-frames 1", "'--fresh-frames'" },
 		{ "dksm attach --fresh-frames=yes 1", "'--fresh-frames=yes'" },
+		{ "dksm top --batch 1", "'1'" },
+		{ "dksm top --batch --sort size", "'size'" },
+		{ "dksm top --batch --domain a/b", "'a/b'" },
+		{ "dksm top --batch --interval 0", "'0'" },
+		{ "dksm top --batch --interval 1e3", "'1e3'" },
+		{ "dksm top --batch --interval .", "'.'" },
+		{ "dksm top --batch --iterations 0", "'0'" },
+		{ "dksm top --batch --iterations -1", "'-1'" },
+		{ "dksm top --batch --json", "either" },
+		{ "dksm top --iterations 1", "--batch" },
+		{ "dksm top --sort", "needs a value" },
+		{ "dksm top", "no terminal" },
 		{ "dksm doctor me", "'me'" },
 		{ "dksm doctor 1 2", "too many" },
 	};
@@ -226,7 +238,8 @@ static void helps_of_commands(void)
 static void all_commands_listed(void)
 {
 	static const char *const names[] = {
-		"run", "attach", "detach", "merge", "unmerge", "stat", "doctor",
+		"run", "attach", "detach", "merge", "unmerge", "stat", "top",
+		"doctor",
 	};
 	struct outcome outcome;
 	char line[32];
