@@ -55,13 +55,13 @@ def read(path):
 
 
 class Sharer:
-    """A process with equal pages, merged in a domain of its own."""
+    """A process with equal pages, merged in a domain."""
 
-    def __init__(self):
+    def __init__(self, domain=DOMAIN):
         self.process = subprocess.Popen([sys.executable, "-c", SHARER], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, bufsize=1)
         self.process.stdout.readline()
-        run("dksm", "merge", "--domain", DOMAIN, str(self.process.pid))
+        run("dksm", "merge", "--domain", domain, str(self.process.pid))
 
     def write(self, page):
         self.process.stdin.write(f"{page}\n")
