@@ -16,7 +16,7 @@ CC ?= gcc
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Werror=implicit-function-declaration \
 	-Werror=incompatible-pointer-types -Werror=int-conversion -Werror=return-type
-LDLIBS += -ljson-c -lncurses -ltinfo -lpthread -lm
+LDLIBS += -ljson-c -lelf -lncurses -ltinfo -lpthread -lm
 CPPFLAGS += -Iinclude -Ilib -isystem $(BUILD)/include
 COMPILE = $(CC) -std=gnu11 $(CFLAGS) $(WARNINGS) $(CPPFLAGS) -MD -MP
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer

@@ -22,6 +22,7 @@ static const struct command {
 	{ "stat", cmd_stat, "show what is shared and what it saves" },
 	{ "top", cmd_top, "watch domains and their processes" },
 	{ "doctor", cmd_doctor, "find out why little is shared" },
+	{ "analyze", cmd_analyze, "compare images of guests, before they run" },
 };
 
 static const char examples[] =

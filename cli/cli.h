@@ -37,6 +37,7 @@ int cmd_run(int argc, char **argv);
 int cmd_attach(int argc, char **argv);
 int cmd_detach(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_analyze(int argc, char **argv);
 
 /* A part of an address space; 0 and 0 for all of it. */
 struct range {
