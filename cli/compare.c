@@ -255,10 +255,11 @@ static enum reason reason_of(const struct image *b, const struct pieces *there,
 	*bytes = 0;
 	if (votes >= VOTES && distance % IMAGE_PAGE)
 		return REASON_OFFSET;
-	if (votes >= VOTES) {
+	if (votes >= VOTES)
 		*bytes = bytes_differ(b, address + distance, content);
+	if (*bytes && *bytes <= IMAGE_PAGE / 4)
 		return REASON_ADDRESSES;
-	}
+	*bytes = 0;
 	return is_text(content) ? REASON_STRINGS : REASON_OTHER;
 }
 

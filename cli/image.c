@@ -101,15 +101,19 @@ const struct label *label_find(const struct labels *labels, uint64_t address)
 
 static bool label_add(struct labels *labels, const char *name, uint64_t address, uint64_t size)
 {
-	struct label *list = labels->list;
+	struct label *list = labels->list, label = { address, size, strdup(name) };
 
+	if (!label.name)
+		return false;
 	if (!(labels->nr & (labels->nr + 1)))
 		list = realloc(list, 2 * (labels->nr + 1) * sizeof(*list));
-	if (!list)
+	if (!list) {
+		free(label.name);
 		return false;
+	}
 	labels->list = list;
-	list[labels->nr] = (struct label){ address, size, strdup(name) };
-	return list[labels->nr++].name;
+	list[labels->nr++] = label;
+	return true;
 }
 
 static void progress(const struct image *image, uint64_t done, uint64_t all)

@@ -43,7 +43,8 @@ static void section_print(FILE *out, const struct comparison *all, const char *k
 			continue;
 		fprintf(out, "\t\t*:%.*s.*o(%s)\n", (int)strcspn(name, "."), name, inputs);
 	}
-	fputs("\t}\n", out);
+	/* What has no source's name, assembly above all. */
+	fprintf(out, "\t\t*.a:*(%s)\n\t}\n", inputs);
 }
 
 /* Behind the headers and what the linker puts before .init, rounded up generously. */
@@ -60,6 +61,7 @@ static uint64_t address_for(const struct comparison *all)
 const char *layout_print(FILE *out, const struct comparison *all)
 {
 	size_t common = 0;
+	char where[40];
 
 	for (size_t i = 0; i < all->nr; i++)
 		if (all->images[i].sources.nr)
@@ -70,7 +72,6 @@ const char *layout_print(FILE *out, const struct comparison *all)
 	if (all->nr < 2 || !common)
 		return "no library is common: give two images or more that have symbol tables";
 	fprintf(out, "/* Link each image with -Wl,-z,norelro,-T,THIS_FILE */\nSECTIONS\n{\n");
-	char where[40];
 	snprintf(where, sizeof(where), "0x%" PRIx64, address_for(all));
 	section_print(out, all, "text", ".text .text.*", where);
 	section_print(out, all, "rodata", ".rodata .rodata.*", "ALIGN(4K)");

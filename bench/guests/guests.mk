@@ -42,3 +42,10 @@ $(GUESTS)/%-default.elf: $(GUESTS)/obj/%.o $(GUESTS)/base.a
 
 $(GUESTS)/%-aligned.elf: $(GUESTS)/obj/%.o $(GUESTS)/base.a $(GUESTS)/obj/aligned.ld
 	$(call say,LD) $(GUEST_LINK) -Wl,-z,norelro,-T,$(GUESTS)/obj/aligned.ld -o $@ $(call guest_libs,$(GUEST_LIBS)) $<
+
+# Linked by the linker's own script and what 'dksm analyze' suggests for these two.
+$(GUESTS)/suggested.ld: $(GUESTS)/hello-default.elf $(GUESTS)/z-default.elf $(BUILD)/bin/dksm
+	$(call say,LAYOUT) $(BUILD)/bin/dksm analyze --suggest-layout $(filter %.elf,$^) >$@
+
+$(GUESTS)/%-suggested.elf: $(GUESTS)/obj/%.o $(GUESTS)/base.a $(GUESTS)/suggested.ld
+	$(call say,LD) $(GUEST_LINK) -Wl,-z,norelro,-T,$(GUESTS)/suggested.ld -o $@ $< $(call guest_libs,$(GUEST_LIBS))
