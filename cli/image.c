@@ -101,18 +101,14 @@ const struct label *label_find(const struct labels *labels, uint64_t address)
 
 static bool label_add(struct labels *labels, const char *name, uint64_t address, uint64_t size)
 {
-	struct label *list = labels->list, label = { address, size, strdup(name) };
+	struct label *list = labels->list;
 
-	if (!label.name)
-		return false;
 	if (!(labels->nr & (labels->nr + 1)))
 		list = realloc(list, 2 * (labels->nr + 1) * sizeof(*list));
-	if (!list) {
-		free(label.name);
+	if (!list)
 		return false;
-	}
 	labels->list = list;
-	list[labels->nr++] = label;
+	list[labels->nr++] = (struct label){ address, size, name };
 	return true;
 }
 
@@ -326,17 +322,12 @@ static const char *elf_load(struct image *image)
 	Elf *elf;
 
 	elf_version(EV_CURRENT);
-	elf = elf_memory((char *)image->data, image->size);
-	if (!elf || elf_kind(elf) != ELF_K_ELF) {
-		elf_end(elf);
+	elf = image->elf = elf_memory((char *)image->data, image->size);
+	if (!elf || elf_kind(elf) != ELF_K_ELF)
 		return "broken ELF: its header is wrong";
-	}
 	image->kind = gelf_getclass(elf) == ELFCLASS32 ? "ELF32" : "ELF64";
 	wrong = elf_segments(image, elf);
-	if (!wrong)
-		wrong = elf_names(image, elf);
-	elf_end(elf);
-	return wrong;
+	return wrong ? wrong : elf_names(image, elf);
 }
 
 static const char *raw_load(struct image *image)
@@ -458,22 +449,16 @@ const char *image_load(struct image *image, const char *name)
 	return file_load(image);
 }
 
-static void labels_free(struct labels *labels)
-{
-	for (size_t i = 0; i < labels->nr; i++)
-		free(labels->list[i].name);
-	free(labels->list);
-}
-
 void image_free(struct image *image)
 {
+	elf_end(image->elf);
 	if (image->data)
 		munmap(image->data, image->size);
 	if (image->mem >= 0)
 		close(image->mem);
 	free(image->segments);
 	free(image->pages);
-	labels_free(&image->sections);
-	labels_free(&image->functions);
-	labels_free(&image->sources);
+	free(image->sections.list);
+	free(image->functions.list);
+	free(image->sources.list);
 }

@@ -42,11 +42,11 @@ struct page {
 	uint32_t content;
 };
 
-/* A name of a part of memory: a section or a function. */
+/* A name of a part of memory: a section or a function; libelf's. */
 struct label {
 	uint64_t address;
 	uint64_t size;
-	char *name;
+	const char *name;
 };
 
 struct labels {
@@ -60,6 +60,7 @@ struct labels {
  * @kind:	of file, in one word
  * @data:	the file or what was unpacked from it, mapped; NULL for a process
  * @size:	of @data
+ * @elf:	of libelf, which owns the names; or NULL
  * @mem:	descriptor of a process's memory, else -1
  * @segments:	sorted, not overlapping
  * @pages:	sorted by address
@@ -73,6 +74,7 @@ struct image {
 	const char *kind;
 	uint8_t *data;
 	size_t size;
+	struct Elf *elf;
 	int mem;
 	struct segment *segments;
 	size_t nr_segments;

@@ -24,6 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct comparison all = { .images = calloc(1, sizeof(struct image)), .nr = 1 };
 	struct image *image = all.images;
 
+	REQUIRE(image);
 	*image = (struct image){ .name = "input", .mem = -1, .size = size };
 	if (size)
 		image->data = mmap(NULL, size, PROT_READ | PROT_WRITE,

@@ -160,6 +160,7 @@ static void pages_and_reasons(void)
 	struct mismatches found;
 	uint8_t *a, *b;
 
+	REQUIRE(all.images);
 	file_make(&all.images[0]);
 	file_make(&all.images[1]);
 	a = all.images[0].data;
