@@ -203,7 +203,7 @@ static const struct piece *piece_find(const struct pieces *all, uint64_t hash)
 static size_t moved_by(const struct pieces *there, const uint8_t *content, uint64_t address,
 		       uint64_t *distance)
 {
-	uint64_t moves[IMAGE_PAGE / PIECE], hash;
+	uint64_t moves[IMAGE_PAGE / PIECE] = { 0 }, hash;
 	size_t nr = 0, best = 0, run = 0;
 
 	for (uint64_t at = 0; at < IMAGE_PAGE; at += PIECE) {
