@@ -62,11 +62,11 @@ analyze: $(ANALYZED) ## static analysis of user space, by gcc, clang and cppchec
 fuzzers: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%) ## build the fuzzers of user space; tests/fuzz/run runs them
 
 check: ## set up, build and test everything (cold: about 45 minutes, warm: under 20)
-	@tools/setup base kernel vm static selftests tools deb
+	@tools/setup base kernel vm static selftests guests tools deb
 	@tests/run $(if $(MINUTES),--minutes $(MINUTES))
 
 check-deep: ## the same, and fuzzing, data races, millions of random operations (an hour)
-	@tools/setup base kernel vm static selftests tools deb
+	@tools/setup base kernel vm static selftests guests tools deb
 	@tests/run --deep
 
 demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.elf b.elf")
@@ -75,7 +75,7 @@ demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.el
 	@demo/run $(GUEST)
 
 bench: ## measure DKSM against KSM and draw build/bench/report.html (hours)
-	@tools/setup base kernel vm bench
+	@tools/setup base kernel vm guests bench
 	@$(MAKE) -s all $(BENCHES) $(BENCH_GUESTS) $(BUILD)/guests/initramfs
 	@bench/run $(BENCH)
 

@@ -49,3 +49,7 @@ $(GUESTS)/suggested.ld: $(GUESTS)/hello-default.elf $(GUESTS)/z-default.elf $(BU
 
 $(GUESTS)/%-suggested.elf: $(GUESTS)/obj/%.o $(GUESTS)/base.a $(GUESTS)/suggested.ld
 	$(call say,LD) $(GUEST_LINK) -Wl,-z,norelro,-T,$(GUESTS)/suggested.ld -o $@ $< $(call guest_libs,$(GUEST_LIBS))
+
+# Two of them linked in each way, for tests/tools/analyze.py.
+.PHONY: test-guests
+test-guests: $(foreach layout,default aligned suggested,$(foreach name,hello z,$(GUESTS)/$(name)-$(layout).elf))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """What dksm analyze expects of guests, and what the kernel shares when they are
-loaded: run this in the VM as root; it prints KTAP. Needs 'make bench's guests."""
+loaded: run this in the VM as root; it prints KTAP. 'make test-guests' comes first."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 
-from ktap import Skipped, check, run_tests  # noqa: E402
+from ktap import check, run_tests  # noqa: E402
 from vmms import MICROVM, Fleet, check_end, dksm_run, prepare  # noqa: E402
 
 GUESTS = os.path.join(ROOT, "build/guests")
@@ -21,9 +21,7 @@ FIRMWARE_PAGES = 100    # what else QEMU puts into guest memory
 
 def images(layout):
     paths = [f"{GUESTS}/{name}-{layout}.elf" for name in NAMES]
-    for path in paths:
-        if not os.path.exists(path):
-            raise Skipped(f"no {os.path.basename(path)}: make build/guests/{os.path.basename(path)}")
+    check(all(os.path.exists(path) for path in paths), "no guests: make test-guests")
     return paths
 
 

@@ -1868,10 +1868,22 @@ static struct left left_now(void)
 	return left;
 }
 
+static void domains_print(void)
+{
+	DIR *dir = opendir(DKSM_SYSFS "domains");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			printf("# left: domain %s\n", entry->d_name);
+	if (dir)
+		closedir(dir);
+}
+
 /* Freeing may be deferred a little, hence the patience. */
 static bool leaks(const struct left *before, char why[512])
 {
-	u64 until = now_ms() + 10000;
+	u64 until = now_ms() + 30000;
 	struct left now;
 
 	for (;;) {
@@ -1888,6 +1900,7 @@ static bool leaks(const struct left *before, char why[512])
 		 (long long)(now.frames - before->frames),
 		 (long long)(now.zero - before->zero),
 		 (long long)(now.bytes - before->bytes));
+	domains_print();
 	return true;
 }
 
@@ -1983,19 +1996,16 @@ static bool fuzz_run(u64 from, const struct left *before)
 			return true;
 		if (atomic_load(&shared->news))
 			keep(&p);
-		if (now_ms() < next)
-			continue;
-		progress(from);
-		next += 10000;
-		if (leaks(before, why)) {
-			printf("# by one of the last programs: %s\n", why);
+		if (now_ms() >= next) {
+			progress(from);
+			next += 10000;
+		}
+		if (executions % LAST == 0 && leaks(before, why)) {
+			printf("# by one of the last %d programs: %s\n", LAST, why);
 			return true;
 		}
 	}
-	if (!leaks(before, why))
-		return false;
-	printf("# by one of the last programs: %s\n", why);
-	return true;
+	return false;
 }
 
 static int fuzz(void)
