@@ -744,6 +744,9 @@ static u64 outcomes_allowed(const struct call *c)
 
 	if (!call_is_known(c))
 		return BIT(ENOTTY);
+	/* What is written there meanwhile may be the arguments. */
+	if (me.race_set && c->where == WHERE_REGION)
+		return cmds[c->cmd].errors | ALWAYS_ERRORS | done;
 	may = errors_due(c);
 	if (may && call_is_range(c) && c->where == WHERE_READONLY)
 		may |= BIT(EFAULT);
@@ -754,11 +757,9 @@ static u64 outcomes_allowed(const struct call *c)
 	may = outcomes(c);
 	if (me.race_set && may & done)
 		may |= done;
-	/* The report cannot be written, or its place may be gone meanwhile. */
+	/* The report cannot be written. */
 	if (writes && c->where == WHERE_READONLY)
 		may = (may & ~done) | BIT(EFAULT);
-	if (me.race_set && c->where == WHERE_REGION)
-		may |= BIT(EFAULT);
 	return may;
 }
 
