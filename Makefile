@@ -46,7 +46,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb deb-kernel clean install
+.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb deb-kernel clean install uninstall
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -79,22 +79,33 @@ bench: ## measure DKSM against KSM and draw build/bench/report.html (hours)
 	@$(MAKE) -s all $(BENCHES) $(BENCH_GUESTS) $(BUILD)/guests/initramfs
 	@bench/run $(BENCH)
 
-# Minimal, until the real one is there.
+# Headers have a folder of their own, which pkg-config names: <linux/dksm.h> must not get
+# between the kernel's headers that the system has.
 VERSION := $(shell sed -n 's/^\#define DKSM_VERSION[[:space:]]*"\(.*\)"/\1/p' include/dksm.h)
+INCLUDEDIR := $(PREFIX)/include/libdksm
+MAN_PAGES := $(wildcard man/*.[1-8])
+COMPLETION := share/bash-completion/completions/dksm
+# Where a manual page goes, below PREFIX.
+man_dir = share/man/man$(subst .,,$(suffix $1))
 
-install: all
+install: all ## install the command and the library (PREFIX=/usr/local LIBDIR=PREFIX/lib DESTDIR=)
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BUILD)/bin/dksm
 	install -D -m 644 $(BUILD)/libdksm.so $(DESTDIR)$(LIBDIR)/libdksm.so.0
 	ln -sf libdksm.so.0 $(DESTDIR)$(LIBDIR)/libdksm.so
 	install -D -m 644 -t $(DESTDIR)$(LIBDIR) $(BUILD)/libdksm.a
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include include/dksm.h
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/linux kernel/files/include/uapi/linux/dksm.h
+	install -D -m 644 -t $(DESTDIR)$(INCLUDEDIR) include/dksm.h
+	install -D -m 644 -t $(DESTDIR)$(INCLUDEDIR)/linux kernel/files/include/uapi/linux/dksm.h
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
-	sed 's,@prefix@,$(PREFIX),; s,@libdir@,$(LIBDIR),; s,@includedir@,$(PREFIX)/include,; s,@version@,$(VERSION),' \
+	sed 's,@prefix@,$(PREFIX),; s,@libdir@,$(LIBDIR),; s,@includedir@,$(INCLUDEDIR),; s,@version@,$(VERSION),' \
 		lib/libdksm.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/libdksm.pc
-	$(foreach page,$(wildcard man/*.[1-8]),install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(page))) $(page);)
-	$(if $(wildcard contrib/dksm.bash),install -D -m 644 contrib/dksm.bash \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/dksm)
+	$(foreach page,$(MAN_PAGES),install -D -m 644 -t $(DESTDIR)$(PREFIX)/$(call man_dir,$(page)) $(page) &&) :
+	install -D -m 644 contrib/dksm.bash $(DESTDIR)$(PREFIX)/$(COMPLETION)
+
+uninstall: ## remove what install with the same variables has put there
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libdksm.so libdksm.so.0 libdksm.a pkgconfig/libdksm.pc) \
+		$(addprefix $(DESTDIR)$(PREFIX)/,bin/dksm $(COMPLETION) \
+			$(foreach page,$(MAN_PAGES),$(call man_dir,$(page))/$(notdir $(page))))
+	rm -rf $(DESTDIR)$(INCLUDEDIR)
 
 # In a copy, for it needs ./debian. The project has no mail address to give.
 DEB := $(BUILD)/deb
