@@ -20,6 +20,15 @@
  * threads at once, but only one of them may close it, when the others are done.
  * The functions without a handle may be called at any time by any thread.
  *
+ * After fork() parent and child both have the handle: each closes its own, and
+ * DKSM_SELF is whoever calls.  In signal handlers, and between fork() and exec of
+ * a program with threads, only the functions with a handle may be called, and
+ * not dksm_close(): each of them is one ioctl.
+ *
+ * Every function with a handle but dksm_close() can also return -ENOTTY, -EINVAL
+ * or -E2BIG if the kernel is too old or too new for this library, and -EACCES or
+ * -EPERM if a security module or a seccomp filter forbids the call.
+ *
  * The structures of reports and flags (struct dksm_report, struct dksm_info,
  * enum dksm_skip, DKSM_DOMAIN_*, DKSM_SELF) are those of <linux/dksm.h>.
  */
@@ -49,10 +58,18 @@ struct dksm;
 
 /**
  * struct dksm_counters - what has been achieved, in a domain or in all
+ *
+ * They are the files of the same names in /sys/kernel/mm/dksm or, for a domain,
+ * in /sys/kernel/mm/dksm/domains/NAME.  Pages are base pages.  Those that only
+ * grow (@cow_breaks, @merge_calls, @merge_ns, @idle_ns, @huge_split) begin when
+ * the host boots or the domain is created; on the host they include domains that
+ * are gone.
+ *
  * @pages_shared:	frames that DKSM holds
  * @pages_sharing:	mappings of those frames beyond the first of each
  * @pages_zero:		pages replaced by the kernel's zero page
- * @saved_bytes:	memory that would be in use without DKSM
+ * @saved_bytes:	memory that would be in use without DKSM: @pages_sharing and
+ *			@pages_zero in bytes; @metadata_bytes is not taken off
  * @cow_breaks:		writes that made a private copy of a shared page again
  * @metadata_bytes:	memory that DKSM itself uses
  * @merge_calls:	calls of merge so far, and virtual machines merged when they
@@ -82,7 +99,7 @@ struct dksm_counters {
 /**
  * struct dksm_global - the whole host
  * @counters:		sums over all domains
- * @max_page_sharing:	the most mappings that one frame may have
+ * @max_page_sharing:	the most mappings that one frame is given by merging
  * @use_zero_pages:	whether zero pages become the kernel's zero page (0 or 1)
  * @learn:		loads for which a volatile content is left alone, 32768 at
  *			most, 0 if nothing is learned
@@ -108,10 +125,13 @@ struct dksm_domain {
 
 /**
  * struct dksm_process - one process
+ *
+ * From /proc/PID/dksm_stat.  A program that it executes begins with 0.
+ *
  * @domain:		the domain it is in, "" if none (all else is 0 then)
  * @pages_merged:	its pages that are mapped from DKSM's frames now
  * @pages_sharing:	those of them whose frame is mapped more than once
- * @pages_zero:		its pages replaced by the kernel's zero page
+ * @pages_zero:		its pages replaced by the kernel's zero page, by DKSM or KSM
  * @cow_breaks:		its writes that made a private copy again
  * @attached:		1 if its virtual machines are merged by themselves
  * @idle:		1 if also when they are idle
@@ -120,8 +140,8 @@ struct dksm_domain {
  * @vms:		its virtual machines that were merged when they started
  * @idle_passes:	complete passes over idle ones
  * @idle_step_ns_max:	longest work between two looks for events, in ns
- * @load:		what was merged when they started
- * @idle_report:	what was merged when they were idle
+ * @load:		sum of what was done when they started
+ * @idle_report:	sum of what was done when they were idle
  * @reserved:		0
  */
 struct dksm_process {
@@ -148,8 +168,9 @@ struct dksm_process {
  *
  * The handle's descriptor is closed on exec.
  *
- * Return: 0; -ENODEV if this kernel has no DKSM (or no /dev/dksm), -EACCES or
- * -EPERM if the caller may not use it, -EMFILE, -ENFILE, -ENOMEM.
+ * Return: 0; -ENODEV if this kernel has no DKSM (or there is no /dev/dksm),
+ * -EACCES or -EPERM if the caller may not use it, -EMFILE or -ENFILE if there
+ * are too many open files, -ENOMEM, or what else open(2) says.
  */
 DKSM_API int dksm_open(struct dksm **handle);
 
@@ -166,21 +187,25 @@ DKSM_API void dksm_close(struct dksm *handle);
  * @handle:	from dksm_open()
  * @info:	filled in on success; need not be initialised
  *
- * Return: 0; -ENOTTY, -EINVAL or -E2BIG if kernel and library do not fit.
+ * Return: 0; -ENOTTY, -EINVAL or -E2BIG as every function with a handle.
  */
 DKSM_API int dksm_info_get(struct dksm *handle, struct dksm_info *info);
 
 /**
  * dksm_domain_join - bind a handle to a domain, once
  * @handle:	from dksm_open()
- * @name:	1 to 63 of A-Z a-z 0-9 . _ - and the first not a dot
+ * @name:	1 to 63 of A-Z a-z 0-9 . _ - and the first not a dot, ended by NUL
  * @flags:	0 to join only; DKSM_DOMAIN_CREATE to create it if need be;
  *		with DKSM_DOMAIN_EXCL too, to create it or fail;
  *		DKSM_DOMAIN_FRESH_FRAMES for one whose frames are copies
  *
+ * The effective user ID that creates a domain owns it.  It lives as long as a
+ * handle is bound to it, a process is in it, or a frame of it exists.
+ *
  * Return: 0; -EINVAL (bad name or flags, or it exists without fresh frames),
- * -ENOENT (no such domain), -EEXIST, -EACCES (somebody else's domain and no
- * CAP_SYS_PTRACE), -EBUSY (the handle is bound already), -ENOMEM.
+ * -ENOENT (no such domain), -EEXIST (it exists, with DKSM_DOMAIN_EXCL), -EACCES
+ * (somebody else's domain and no CAP_SYS_PTRACE), -EBUSY (the handle is bound
+ * already), -ENOMEM.
  */
 DKSM_API int dksm_domain_join(struct dksm *handle, const char *name,
 			      unsigned int flags);
@@ -200,7 +225,8 @@ DKSM_API int dksm_domain_join(struct dksm *handle, const char *name,
  * in no domain joins the handle's and stays until it exits or executes another
  * program; its children inherit it.
  *
- * Return: 0; -EINVAL (unaligned, outside of the address space, kernel thread),
+ * Return: 0; -EINVAL (unaligned, outside of the address space, empty but with an
+ * @addr, kernel thread),
  * -EBADF (not a pidfd), -ESRCH (the process is gone), -EACCES or -EPERM (no
  * right to ptrace the process or to use its domain), -ENOENT (neither handle
  * nor process has a domain), -EXDEV (the process is in another domain), -ENOMEM
@@ -212,15 +238,18 @@ DKSM_API int dksm_merge(struct dksm *handle, int pidfd, uint64_t addr,
 
 /**
  * dksm_unmerge - give each merged page of a range a private copy again
- * @handle:	as for dksm_merge()
+ * @handle:	from dksm_open(); what it is bound to does not matter
  * @pidfd:	as for dksm_merge()
  * @addr:	as for dksm_merge()
  * @len:	as for dksm_merge()
  * @report:	as for dksm_merge()
  *
- * The process stays in its domain.
+ * The process stays in its domain.  Pages that KSM replaced by the zero page get
+ * copies, too: nothing tells them from DKSM's.
  *
- * Return: as dksm_merge().
+ * Return: 0; -EINVAL, -EBADF, -ESRCH, -EACCES, -EPERM and -EINTR as dksm_merge();
+ * -ENOMEM (part of the range is not mapped, the rest was done; or no memory for
+ * a copy, and what comes after it is still merged).
  */
 DKSM_API int dksm_unmerge(struct dksm *handle, int pidfd, uint64_t addr,
 			  uint64_t len, struct dksm_report *report);
@@ -236,19 +265,21 @@ DKSM_API int dksm_unmerge(struct dksm *handle, int pidfd, uint64_t addr,
  * that it executes and its children inherit that.  Attaching again changes the
  * flags.
  *
- * Return: as dksm_merge() without what concerns ranges; -ENOTTY if the kernel is
+ * Return: 0; -EINVAL (bad flags, kernel thread); -EBADF, -ESRCH, -EACCES, -EPERM,
+ * -ENOENT, -EXDEV and -EINTR as dksm_merge(); -ENOMEM; -ENOTTY if the kernel is
  * too old for it.
  */
 DKSM_API int dksm_attach(struct dksm *handle, int pidfd, unsigned int flags);
 
 /**
  * dksm_detach - leave the virtual machines of a process alone again
- * @handle:	from dksm_open()
+ * @handle:	from dksm_open(); what it is bound to does not matter
  * @pidfd:	as for dksm_attach()
  *
  * What is merged stays merged.
  *
- * Return: as dksm_attach(); -ENOENT if it is not attached.
+ * Return: 0; -ENOENT if it is not attached; -EINVAL, -EBADF, -ESRCH, -EACCES,
+ * -EPERM, -EINTR and -ENOTTY as dksm_attach().
  */
 DKSM_API int dksm_detach(struct dksm *handle, int pidfd);
 
@@ -269,11 +300,12 @@ DKSM_API int dksm_stat_global(struct dksm_global *global);
  * dksm_stat_domains - read the numbers of every domain the caller may see
  * @domains:	receives an array sorted by name, which the caller frees with
  *		dksm_stat_domains_free(); NULL on error or if there are none
- * @nr:		receives its length
+ * @nr:		receives its length, 0 on error
  *
  * Domains of other users are left out, except for root.
  *
- * Return: 0; -ENOMEM, or as dksm_stat_global().
+ * Return: 0; -ENOMEM; -ENODEV, -ENOENT, -EBADMSG, -ERANGE and others as
+ * dksm_stat_global().
  */
 DKSM_API int dksm_stat_domains(struct dksm_domain **domains, size_t *nr);
 
@@ -289,8 +321,9 @@ DKSM_API void dksm_stat_domains_free(struct dksm_domain *domains);
  * @process:	filled in on success, all 0 otherwise
  *
  * Return: 0, also if the process is in no domain; -ESRCH if there is no such
- * process, -ENODEV if this kernel has no DKSM, -EACCES if the process belongs
- * to somebody else, -EBADMSG or -ERANGE if the kernel's answer makes no sense.
+ * process (or /proc hides it), -ENODEV if this kernel has no DKSM, -EACCES if the
+ * process belongs to somebody else, -EBADMSG or -ERANGE if the kernel's answer
+ * makes no sense, or what open(2) and read(2) say.
  */
 DKSM_API int dksm_stat_process(pid_t pid, struct dksm_process *process);
 
