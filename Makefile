@@ -31,7 +31,7 @@ UNIT_SRC := $(wildcard tests/unit/*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/*.c)
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-ANALYZE_SRC := $(LIB_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(wildcard tests/vm/*.c tests/guests/*.c bench/*.c)
+ANALYZE_SRC := $(LIB_SRC) $(CLI_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(wildcard tests/vm/*.c tests/guests/*.c bench/*.c examples/*.c)
 ANALYZED := $(ANALYZE_SRC:%.c=$(BUILD)/analyze/%.ok) $(BUILD)/analyze/cppcheck.ok
 
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
