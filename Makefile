@@ -46,7 +46,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb deb-kernel clean install uninstall
+.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb deb-kernel clean install uninstall abi
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -106,6 +106,12 @@ uninstall: ## remove what install with the same variables has put there
 		$(addprefix $(DESTDIR)$(PREFIX)/,bin/dksm $(COMPLETION) \
 			$(foreach page,$(MAN_PAGES),$(call man_dir,$(page))/$(notdir $(page))))
 	rm -rf $(DESTDIR)$(INCLUDEDIR)
+
+# What programs that were compiled with the last release rely on; types that are private
+# are left out. tests/library compares, tools/release records.
+abi: $(BUILD)/libdksm.so ## record the interface of libdksm.so in tests/libdksm.abi
+	abidw --exported-interfaces-only --drop-private-types --headers-dir include --no-corpus-path \
+		--no-comp-dir-path --no-show-locs --no-elf-needed --out-file tests/libdksm.abi $<
 
 # In a copy, for it needs ./debian. The project has no mail address to give.
 DEB := $(BUILD)/deb
