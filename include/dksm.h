@@ -20,10 +20,11 @@
  * threads at once, but only one of them may close it, when the others are done.
  * The functions without a handle may be called at any time by any thread.
  *
- * After fork() parent and child both have the handle: each closes its own, and
- * DKSM_SELF is whoever calls.  In signal handlers, and between fork() and exec of
- * a program with threads, only the functions with a handle may be called, and
- * not dksm_close(): each of them is one ioctl.
+ * After fork() parent and child both have the handle: each closes its own, a domain
+ * that one of them joins is joined by both, and DKSM_SELF is whoever calls.  In
+ * signal handlers, and between fork() and exec of a program with threads, only the
+ * functions with a handle may be called, and not dksm_close(): each of them is one
+ * ioctl.  A signal handler saves errno, as always.
  *
  * Every function with a handle but dksm_close() can also return -ENOTTY, -EINVAL
  * or -E2BIG if the kernel is too old or too new for this library, and -EACCES or
