@@ -54,26 +54,44 @@ static struct page *page_of(const struct comparison *all, const struct entry *en
 	return &all->images[entry->image].pages[entry->page];
 }
 
-static bool pages_equal(const struct comparison *all, const struct entry *a,
-			const struct entry *b)
+static bool page_read(const struct comparison *all, const struct entry *entry, uint8_t *content)
 {
-	uint8_t left[IMAGE_PAGE], right[IMAGE_PAGE];
-
-	return image_page(&all->images[a->image], page_of(all, a), left) &&
-	       image_page(&all->images[b->image], page_of(all, b), right) &&
-	       !memcmp(left, right, sizeof(left));
+	return image_page(&all->images[entry->image], page_of(all, entry), content);
 }
 
-/* Numbers pages of one hash; more than one number only if hashes collide. */
+/* The entry that holds this, or the one behind the last. */
+static size_t entry_find(const struct comparison *all, const struct entry *entries, size_t nr,
+			 const uint8_t *content)
+{
+	uint8_t other[IMAGE_PAGE];
+	size_t i = 0;
+
+	while (i < nr && !(page_read(all, &entries[i], other) &&
+			   !memcmp(content, other, sizeof(other))))
+		i++;
+	return i;
+}
+
+/*
+ * Numbers pages of one hash; more than one number only if hashes collide, or pages of
+ * a process change.  One page of each number is kept at the front.
+ */
 static void number_run(struct comparison *all, struct entry *run, size_t nr)
 {
-	for (size_t i = 0; i < nr; i++) {
-		struct page *page = page_of(all, &run[i]);
-		size_t j = 0;
+	uint8_t content[IMAGE_PAGE];
+	size_t different = 0, same;
 
-		while (j < i && !pages_equal(all, &run[j], &run[i]))
-			j++;
-		page->content = j < i ? page_of(all, &run[j])->content : all->contents++;
+	for (size_t i = 0; i < nr; i++) {
+		struct entry entry = run[i];
+		bool there = page_read(all, &entry, content);
+
+		same = there ? entry_find(all, run, different, content) : different;
+		page_of(all, &entry)->content = same < different ?
+			page_of(all, &run[same])->content : all->contents++;
+		if (there && same == different) {
+			run[i] = run[different];
+			run[different++] = entry;
+		}
 	}
 }
 
@@ -199,14 +217,14 @@ static const struct piece *piece_find(const struct pieces *all, uint64_t hash)
 	return found;
 }
 
-/* By how much most pieces of a page have moved; how many have. */
+/* By how much most pieces of a page, one each @step bytes, have moved; how many have. */
 static size_t moved_by(const struct pieces *there, const uint8_t *content, uint64_t address,
-		       uint64_t *distance)
+		       uint64_t step, uint64_t *distance)
 {
-	uint64_t moves[IMAGE_PAGE / PIECE] = { 0 }, hash;
+	uint64_t moves[IMAGE_PAGE] = { 0 }, hash;
 	size_t nr = 0, best = 0, run = 0;
 
-	for (uint64_t at = 0; at < IMAGE_PAGE; at += PIECE) {
+	for (uint64_t at = 0; at <= IMAGE_PAGE - PIECE; at += step) {
 		const struct piece *piece = piece_hash(content + at, &hash) ?
 					    piece_find(there, hash) : NULL;
 
@@ -226,39 +244,46 @@ static size_t moved_by(const struct pieces *there, const uint8_t *content, uint6
 
 static bool is_text(const uint8_t *content)
 {
-	size_t text = 0;
+	size_t text = 0, given = 0;
 
-	for (size_t i = 0; i < IMAGE_PAGE; i++)
-		text += isprint(content[i]) || isspace(content[i]) || !content[i];
-	return text > IMAGE_PAGE * 9 / 10;
+	for (size_t i = 0; i < IMAGE_PAGE; i++) {
+		text += isprint(content[i]) || isspace(content[i]);
+		given += content[i] != 0;
+	}
+	return text > given * 9 / 10;
 }
 
+/* Of a page and what is in the image at any address; no page there: zeroes. */
 static uint64_t bytes_differ(const struct image *image, uint64_t address, const uint8_t *content)
 {
-	const struct page *page = image_find(image, address);
-	uint8_t other[IMAGE_PAGE];
-	uint64_t nr = 0;
+	uint8_t other[2 * IMAGE_PAGE] = { 0 };
+	uint64_t offset = address % IMAGE_PAGE, nr = 0;
 
-	if (!page || !image_page(image, page, other))
-		return IMAGE_PAGE;
+	for (uint64_t at = 0; at < sizeof(other); at += IMAGE_PAGE) {
+		const struct page *page = image_find(image, address - offset + at);
+
+		if (page && !image_page(image, page, other + at))
+			return IMAGE_PAGE;
+	}
 	for (size_t i = 0; i < IMAGE_PAGE; i++)
-		nr += content[i] != other[i];
+		nr += content[i] != other[offset + i];
 	return nr;
 }
 
+/* Text and tables need not move by a multiple of what functions are aligned to. */
 static enum reason reason_of(const struct image *b, const struct pieces *there,
 			     const uint8_t *content, uint64_t address, uint64_t *bytes)
 {
 	uint64_t distance = 0;
-	size_t votes = moved_by(there, content, address, &distance);
+	size_t votes = moved_by(there, content, address, PIECE, &distance);
 
-	*bytes = 0;
-	if (votes >= VOTES && distance % IMAGE_PAGE)
-		return REASON_OFFSET;
-	if (votes >= VOTES)
+	if (votes < VOTES)
+		votes = moved_by(there, content, address, 1, &distance);
+	if (votes >= VOTES) {
 		*bytes = bytes_differ(b, address + distance, content);
-	if (*bytes && *bytes <= IMAGE_PAGE / 4)
-		return REASON_ADDRESSES;
+		if (*bytes <= IMAGE_PAGE / 2)
+			return distance % IMAGE_PAGE ? REASON_OFFSET : REASON_ADDRESSES;
+	}
 	*bytes = 0;
 	return is_text(content) ? REASON_STRINGS : REASON_OTHER;
 }
