@@ -18,6 +18,8 @@
 #include "cli.h"
 #include "image.h"
 
+#define ELF_SEGMENTS_MAX	4096
+
 static uint64_t mix(uint64_t hash)
 {
 	hash ^= hash >> 32;
@@ -174,8 +176,11 @@ static void segments_hash(struct image *image, uint64_t all)
 	}
 }
 
+/* A page of a file may be in two segments; more would be work without end. */
 static const char *segments_check(struct image *image, uint64_t *pages)
 {
+	uint64_t given = 0;
+
 	*pages = 0;
 	for (size_t i = 0; i < image->nr_segments; i++) {
 		const struct segment *segment = &image->segments[i];
@@ -186,6 +191,9 @@ static const char *segments_check(struct image *image, uint64_t *pages)
 			return "a segment is beyond the end of memory";
 		if (i && segment->address < segment[-1].address + segment[-1].memsz)
 			return "segments overlap";
+		given += segment->filesz;
+		if (image->data && given / 2 > image->size)
+			return "broken ELF: its segments hold more than the file";
 		*pages += segment->filesz / IMAGE_PAGE + 2;
 	}
 	if (!*pages)
@@ -232,6 +240,8 @@ static const char *elf_segments(struct image *image, Elf *elf)
 
 	if (elf_getphdrnum(elf, &nr) || nr > image->size / sizeof(Elf32_Phdr))
 		return "broken ELF: its program headers are beyond its end";
+	if (nr > ELF_SEGMENTS_MAX)
+		return "broken ELF: it has more segments than any image";
 	image->segments = calloc(nr + 1, sizeof(*image->segments));
 	if (!image->segments)
 		return "out of memory";
@@ -361,7 +371,7 @@ const char *image_parse(struct image *image)
 
 static const char *file_load(struct image *image)
 {
-	int fd = open(image->name, O_RDONLY | O_CLOEXEC);
+	int fd = open(image->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);	/* of a FIFO */
 	struct stat stat;
 	void *data;
 

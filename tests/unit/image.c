@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 /* Images of memory: well-formed, hostile, and compared. */
+#define _GNU_SOURCE	/* mremap() */
 #include <elf.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "../../cli/cli.h"
 #include "../../cli/image.h"
@@ -14,7 +17,7 @@
 
 struct file {
 	Elf64_Ehdr elf;
-	Elf64_Phdr load[2];
+	Elf64_Phdr load[64];
 };
 
 /* A kernel of two pages of data, the second all zero, and one of bss. */
@@ -153,6 +156,104 @@ static void hostile_bzimages(void)
 	image_free(&image);
 }
 
+/* Each segment has all of the file. */
+static void segments_that_multiply_the_file(void)
+{
+	struct image image;
+	struct file *file = file_make(&image);
+	const char *wrong;
+
+	file->elf.e_phnum = ARRAY_SIZE(file->load);
+	for (size_t i = 0; i < ARRAY_SIZE(file->load); i++)
+		file->load[i] = (Elf64_Phdr){ .p_type = PT_LOAD, .p_paddr = i * SIZE,
+					      .p_filesz = SIZE, .p_memsz = SIZE };
+	wrong = image_parse(&image);
+	CHECK(wrong && strstr(wrong, "more than the file"));
+	image_free(&image);
+}
+
+static void more_segments_than_any_image(void)
+{
+	const size_t size = IMAGE_PAGE + 5000 * sizeof(Elf64_Phdr);
+	struct image image;
+	struct file *file = file_make(&image);
+	const char *wrong;
+
+	file->elf.e_phnum = 5000;
+	image.data = mremap(image.data, SIZE, size, MREMAP_MAYMOVE);
+	REQUIRE(image.data != MAP_FAILED);
+	image.size = size;
+	wrong = image_parse(&image);
+	CHECK(wrong && strstr(wrong, "more segments"));
+	image_free(&image);
+}
+
+/* Opening it would wait for a writer. */
+static void a_fifo_is_no_image(void)
+{
+	char path[] = "/tmp/dksm-image-XXXXXX", fifo[sizeof(path) + 5];
+	struct image image;
+
+	REQUIRE(mkdtemp(path));
+	snprintf(fifo, sizeof(fifo), "%s/fifo", path);
+	CHECK(!mkfifo(fifo, 0600));
+	alarm(5);
+	CHECK(image_load(&image, fifo));
+	alarm(0);
+	image_free(&image);
+	unlink(fifo);
+	rmdir(path);
+}
+
+/* Why the first page of one raw image is not in another. */
+static enum reason reason_of_first(const uint8_t *a, const uint8_t *b, uint64_t *bytes)
+{
+	struct comparison all = { .images = calloc(2, sizeof(struct image)), .nr = 2 };
+	enum reason reason = REASON_NR;
+	struct mismatches found;
+
+	if (!all.images)
+		return REASON_NR;
+	file_make(&all.images[0]);
+	file_make(&all.images[1]);
+	memset(all.images[0].data, 0, SIZE);
+	memcpy(all.images[0].data, a, IMAGE_PAGE);
+	memcpy(all.images[1].data, b, SIZE);
+	CHECK(!image_parse(&all.images[0]) && !image_parse(&all.images[1]));
+	compare(&all);
+	found = mismatches_find(&all, 0, 1);
+	if (CHECK(found.nr == 1)) {
+		reason = found.list[0].reason;
+		*bytes = found.list[0].bytes;
+	}
+	free(found.list);
+	comparison_free(&all);
+	return reason;
+}
+
+static void reasons(void)
+{
+	uint8_t a[IMAGE_PAGE], b[SIZE] = { 0 };
+	uint64_t bytes = 0, pointer;
+
+	for (size_t i = 0; i < sizeof(a); i++)
+		a[i] = (uint8_t)(random() >> 8);
+	memcpy(b + IMAGE_PAGE + 5, a, IMAGE_PAGE);
+	memset(b + IMAGE_PAGE + 105, 0, 10);
+	memset(a + 100, 1, 10);
+	CHECK(reason_of_first(a, b, &bytes) == REASON_OFFSET && bytes == 10);
+	memset(b, 0x5a, sizeof(b));
+	CHECK(reason_of_first(a, b, &bytes) == REASON_OTHER && !bytes);
+	for (size_t i = 0; i < sizeof(a); i++)
+		a[i] = (uint8_t)"some words"[(i * i / 7 + i) % 11];
+	CHECK(reason_of_first(a, b, &bytes) == REASON_STRINGS && !bytes);
+	/* A few addresses among zeroes are no text. */
+	memset(a, 0, sizeof(a));
+	pointer = 0xffffffff81000000;
+	memcpy(a + 64, &pointer, sizeof(pointer));
+	CHECK(reason_of_first(a, b, &bytes) == REASON_OTHER && !bytes);
+}
+
 /* Two raw images: one page equal, one moved by 16 bytes, one with 8 bytes changed. */
 static void pages_and_reasons(void)
 {
@@ -192,6 +293,10 @@ static const struct ktap_test tests[] = {
 	{ "a giant bss needs no memory", a_giant_bss_needs_no_memory },
 	{ "overlapping segments", overlapping_segments },
 	{ "hostile bzImages", hostile_bzimages },
+	{ "segments that multiply the file", segments_that_multiply_the_file },
+	{ "more segments than any image", more_segments_than_any_image },
+	{ "a FIFO is no image", a_fifo_is_no_image },
+	{ "reasons", reasons },
 	{ "pages and reasons", pages_and_reasons },
 };
 
