@@ -213,7 +213,8 @@ static struct json_object *image_json(const struct comparison *all, size_t i, ui
 	json_add_number(object, "zero", image->zero);
 	json_add_number(object, "distinct", all->distinct[i]);
 	json_add_number(object, "frames", frames_of(all, i, 1, instances));
-	json_object_object_add(object, "segments", segments_json(image));
+	if (image->mem < 0)
+		json_object_object_add(object, "segments", segments_json(image));
 	return object;
 }
 

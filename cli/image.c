@@ -391,61 +391,95 @@ static const char *file_load(struct image *image)
 }
 
 /* Private and anonymous, as what DKSM merges: no file, not special. */
-static bool mapping_parse(const char *line, struct segment *segment)
+static bool mapping_parse(const char *line, struct range *range)
 {
-	uint64_t start, end, inode;
+	uint64_t end, inode;
 	char rights[5], name[16] = "";
 
-	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %*x %*s %" SCNu64 " %15s", &start, &end,
-		   rights, &inode, name) < 4)
+	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %*x %*s %" SCNu64 " %15s", &range->start,
+		   &end, rights, &inode, name) < 4)
 		return false;
-	if (rights[0] != 'r' || rights[3] != 'p' || inode || !strncmp(name, "[v", 2))
+	range->len = end - range->start;
+	return rights[0] == 'r' && rights[3] == 'p' && !inode && strncmp(name, "[v", 2);
+}
+
+/* Segments of a process are its pages that follow each other. */
+static bool process_page(struct image *image, uint64_t address)
+{
+	struct segment *list = image->segments;
+	struct segment *last = image->nr_segments ? list + image->nr_segments - 1 : NULL;
+
+	if (last && last->address + last->memsz == address) {
+		last->memsz = last->filesz += IMAGE_PAGE;
+		return true;
+	}
+	if (!(image->nr_segments & (image->nr_segments + 1)))
+		list = realloc(list, 2 * (image->nr_segments + 1) * sizeof(*list));
+	if (!list)
 		return false;
-	*segment = (struct segment){ .address = start, .filesz = end - start,
-				     .memsz = end - start };
+	image->segments = list;
+	list[image->nr_segments++] = (struct segment){ .address = address, .filesz = IMAGE_PAGE,
+						       .memsz = IMAGE_PAGE };
 	return true;
 }
 
-static const char *mappings_load(struct image *image, FILE *maps)
+/* What is in memory or swapped out: other pages would come into being when read. */
+static const char *mapping_load(struct image *image, const struct range *range, int pagemap)
 {
-	struct segment segment, *list;
+	const uint64_t populated = 3ULL << 62;
+	uint64_t at = range->start, end = at + range->len, entries[512];
+	ssize_t got;
+
+	while (at < end) {
+		got = pread(pagemap, entries, sizeof(entries),
+			    (off_t)(at / IMAGE_PAGE * sizeof(*entries)));
+		if (got < (ssize_t)sizeof(*entries))
+			return "is gone";
+		for (size_t i = 0; i < (size_t)got / sizeof(*entries) && at < end; i++) {
+			if (entries[i] & populated && !process_page(image, at))
+				return "out of memory";
+			at += IMAGE_PAGE;
+		}
+	}
+	return NULL;
+}
+
+static const char *mappings_load(struct image *image, FILE *maps, int pagemap)
+{
 	const char *wrong = NULL;
+	struct range range;
 	size_t size = 0;
 	char *line = NULL;
 
-	while (!wrong && getline(&line, &size, maps) > 0) {
-		if (!mapping_parse(line, &segment))
-			continue;
-		list = realloc(image->segments, (image->nr_segments + 1) * sizeof(*list));
-		if (list) {
-			image->segments = list;
-			list[image->nr_segments++] = segment;
-		} else {
-			wrong = "out of memory";
-		}
-	}
+	while (!wrong && getline(&line, &size, maps) > 0)
+		if (mapping_parse(line, &range))
+			wrong = mapping_load(image, &range, pagemap);
 	free(line);
 	return wrong;
 }
 
+static int process_open(pid_t pid, const char *file)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 static const char *process_load(struct image *image, pid_t pid)
 {
-	const char *wrong;
-	char path[64];
-	FILE *maps;
+	int fd = process_open(pid, "maps"), pagemap = process_open(pid, "pagemap");
+	FILE *maps = fd < 0 ? NULL : fdopen(fd, "r");
+	const char *wrong = "cannot be read: is there such a process, and are you root?";
 
 	image->kind = "process";
-	snprintf(path, sizeof(path), "/proc/%d/mem", (int)pid);
-	image->mem = open(path, O_RDONLY | O_CLOEXEC);
-	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
-	maps = fopen(path, "re");
-	if (image->mem < 0 || !maps) {
-		if (maps)
-			fclose(maps);
-		return "cannot be read: is there such a process, and are you root?";
-	}
-	wrong = mappings_load(image, maps);
-	fclose(maps);
+	image->mem = process_open(pid, "mem");
+	if (maps && pagemap >= 0 && image->mem >= 0)
+		wrong = mappings_load(image, maps, pagemap);
+	if (maps)
+		fclose(maps);
+	if (pagemap >= 0)
+		close(pagemap);
 	return wrong ? wrong : pages_load(image);
 }
 

@@ -21,7 +21,7 @@
  * @address:	where it begins; physical, but for a process
  * @filesz:	bytes that are given
  * @memsz:	bytes in memory; the rest are zeroes
- * @bytes:	the given ones; NULL in a process, which is read when needed
+ * @bytes:	the given ones; NULL in a process, whose segments are pages in memory
  * @pages:	pages that begin in it, or that it is the first in
  * @zero:	of these, all zero
  */

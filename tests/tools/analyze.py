@@ -5,6 +5,8 @@ loaded: run this in the VM as root; it prints KTAP. 'make test-guests' comes fir
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -12,10 +14,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 
 from ktap import check, run_tests  # noqa: E402
-from vmms import MICROVM, Fleet, check_end, dksm_run, prepare  # noqa: E402
+from vmms import MEMORY_MIB, MICROVM, Fleet, check_end, dksm_run, prepare, read  # noqa: E402
 
 GUESTS = os.path.join(ROOT, "build/guests")
 NAMES = ("hello", "z")
+GUEST_PAGES = MEMORY_MIB * 256
 FIRMWARE_PAGES = 100    # what else QEMU puts into guest memory
 
 
@@ -25,15 +28,15 @@ def images(layout):
     return paths
 
 
-def expected(paths):
-    """Pages of the second that are in the first."""
-    done = subprocess.run(["dksm", "analyze", "--json", *paths], capture_output=True, check=True)
-    pairs = json.loads(done.stdout)["pairs"]
-    return next(pair["pages"] for pair in pairs if (pair["of"], pair["in"]) == (1, 0))
+def analyze(*names):
+    """The result, and how many pages of the second are in the first."""
+    done = subprocess.run(["dksm", "analyze", "--json", *names], capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    return found, next(pair["pages"] for pair in found["pairs"] if (pair["of"], pair["in"]) == (1, 0))
 
 
 def qemu(path):
-    return ["qemu-system-x86_64", "-M", MICROVM, "-enable-kvm", "-cpu", "host", "-m", "64M",
+    return ["qemu-system-x86_64", "-M", MICROVM, "-enable-kvm", "-cpu", "host", "-m", f"{MEMORY_MIB}M",
             "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-kernel", path]
 
 
@@ -52,10 +55,29 @@ def shared(domain, paths):
 
 def compare(layout):
     paths = images(layout)
-    want, (got, written) = expected(paths), shared(layout, paths)
+    want, (got, written) = analyze(*paths)[1], shared(layout, paths)
     print(f"# {layout}: {want} pages expected, {got} shared at load, {written} written by the first",
           flush=True)
     check(want - written <= got <= want + FIRMWARE_PAGES, f"{got} shared, {want} expected")
+
+
+def page_tables(pid):
+    return re.search(r"VmPTE:.*", read(f"/proc/{pid}/status")).group()
+
+
+def a_process_holds_its_image_and_is_left_alone():
+    """Memory that the VMM has mapped and not touched does not count, nor does it come into being."""
+    image = images("default")[0]
+    with Fleet([], ".") as fleet:
+        vm = fleet.start(qemu(image))
+        vm.process.send_signal(signal.SIGSTOP)
+        before = page_tables(vm.pid)
+        found, pages = analyze(str(vm.pid), image)
+        check(page_tables(vm.pid) == before, f"{before} before, now {page_tables(vm.pid)}")
+    process, file = found["images"]
+    print(f"# {pages} of {file['distinct']} pages of the image, {process['pages']} in all", flush=True)
+    check(pages > file["distinct"] * 9 // 10, f"only {pages} pages of the image are there")
+    check(process["pages"] < GUEST_PAGES, f"{process['pages']} pages, of which most are not in memory")
 
 
 def default_guests_share_what_is_expected():
@@ -70,8 +92,8 @@ def suggested_guests_share_what_is_expected():
     compare("suggested")
 
 
-TESTS = [default_guests_share_what_is_expected, aligned_guests_share_what_is_expected,
-         suggested_guests_share_what_is_expected]
+TESTS = [a_process_holds_its_image_and_is_left_alone, default_guests_share_what_is_expected,
+         aligned_guests_share_what_is_expected, suggested_guests_share_what_is_expected]
 
 if __name__ == "__main__":
     prepare()
