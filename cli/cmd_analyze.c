@@ -33,6 +33,8 @@ static const char help[] =
 	"  dksm analyze --suggest-layout a.elf b.elf >common.ld\n"
 	"  dksm analyze --svg map.svg *.elf\n";
 
+#define REASON_ROWS	8U	/* in a table; JSON has all */
+
 struct options {
 	uint64_t instances;
 	const char *svg;
@@ -146,6 +148,20 @@ static void mismatch_row(FILE *out, const struct mismatch *mismatch)
 	fputc('\n', out);
 }
 
+static void mismatches_table(FILE *out, const struct mismatches *found)
+{
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < found->nr; i++) {
+		if (i < REASON_ROWS)
+			mismatch_row(out, &found->list[i]);
+		else
+			pages += found->list[i].pages;
+	}
+	if (pages)
+		fprintf(out, "  %-10s %8" PRIu64 "  in smaller parts, see --json\n", "more", pages);
+}
+
 static bool explains(const struct comparison *all, size_t a, size_t b)
 {
 	return a != b && all->images[a].data && all->images[b].data;
@@ -162,8 +178,7 @@ static void reasons_table(FILE *out, const struct comparison *all)
 		if (found.nr)
 			fprintf(out, "\nWhy pages of %zu are not in %zu:\n", i / all->nr + 1,
 				i % all->nr + 1);
-		for (size_t j = 0; j < found.nr; j++)
-			mismatch_row(out, &found.list[j]);
+		mismatches_table(out, &found);
 		free(found.list);
 	}
 }
