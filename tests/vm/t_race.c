@@ -18,6 +18,38 @@
 
 #define N 128
 
+/*
+ * The same contents, again and again, at the same time: each replaces in the index
+ * what the other has filled up, and none of it is taken for a want of memory.
+ */
+static void two_processes_at_the_cap(void)
+{
+	int dom = domain_open("");
+
+	CHECK_EQ(write_u64(DKSM_SYSFS "max_page_sharing", 3), 0);
+	for (int round = 0; round < 10; round++) {
+		struct peer p[2] = { peer_start(N), peer_start(N) };
+
+		for (int i = 0; i < 2; i++)
+			peer_fill(&p[i], 0, N, 1 + round, 0);
+		for (int i = 0; i < 2; i++)
+			peer_post(&p[i], op_merge, dom);
+		for (int i = 0; i < 2; i++) {
+			struct dksm_report rep;
+
+			CHECK_EQ(peer_result(&p[i]), 0);
+			rep = peer_report(&p[i]);
+			CHECK_EQ(rep.skipped[DKSM_SKIP_NOMEM], 0);
+			CHECK_EQ(rep.merged + rep.published +
+				 rep.skipped[DKSM_SKIP_BUSY], N);
+		}
+		for (int i = 0; i < 2; i++) {
+			peer_verify(&p[i]);
+			peer_exit(&p[i]);
+		}
+	}
+}
+
 /* Merges what a busy moment left over, then checks that nothing is double. */
 static void two_processes_at_once(void)
 {
@@ -447,6 +479,7 @@ static void fork_while_merging(void)
 
 const struct test tests_race[] = {
 	{ "two_processes_at_once", two_processes_at_once, 0 },
+	{ "two_processes_at_the_cap", two_processes_at_the_cap, 0 },
 	{ "merging_each_other", merging_each_other, 0 },
 	{ "no_write_is_lost", no_write_is_lost, 0 },
 	{ "no_write_is_lost_remotely", no_write_is_lost_remotely, 0 },

@@ -407,10 +407,9 @@ static int index_enter(struct dksm_domain *domain, struct dksm_node *node,
 			break;
 		}
 		*frame = dksm_frame_match(old, folio);
-		if (IS_ERR(*frame)) {
-			err = PTR_ERR(*frame);
+		err = PTR_ERR_OR_ZERO(*frame);
+		if (err)
 			*frame = NULL;
-		}
 		if (err || *frame)
 			break;
 		err = rhashtable_replace_fast(&domain->index, &old->index_node,
