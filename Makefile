@@ -61,7 +61,7 @@ analyze: $(ANALYZED) ## static analysis of user space, by gcc, clang and cppchec
 
 fuzzers: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/fuzz/%) ## build the fuzzers of user space; tests/fuzz/run runs them
 
-check: ## set up, build and test everything (cold: about 45 minutes, warm: under 20)
+check: ## set up, build and test everything (cold: about half an hour, warm: ten minutes)
 	@tools/setup base kernel vm static selftests guests tools deb
 	@tests/run $(if $(MINUTES),--minutes $(MINUTES))
 
