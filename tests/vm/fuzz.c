@@ -1897,7 +1897,7 @@ static bool leaks(const struct left *before, char why[512])
 		now = left_now();
 		if (!memcmp(&now, before, sizeof(now)))
 			return false;
-		if (now_ms() > from + 30000)
+		if (now_ms() > from + 10000)
 			break;
 		if (swapped && now_ms() > from + 500) {
 			swapped = swapoff(SWAP_DEVICE);
@@ -2011,12 +2011,13 @@ static bool fuzz_run(u64 from, const struct left *before)
 			progress(from);
 			next += 10000;
 		}
-		if (executions % LAST == 0 && leaks(before, why)) {
-			printf("# by one of the last %d programs: %s\n", LAST, why);
-			return true;
-		}
+		if (executions % LAST == 0 && leaks(before, why))
+			break;
 	}
-	return false;
+	if (!leaks(before, why))
+		return false;
+	printf("# by one of the last %d programs: %s\n", LAST, why);
+	return true;
 }
 
 static int fuzz(void)
