@@ -17,8 +17,7 @@
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"	\
 	"0123456789._-"
 
-/* Short options are below 256, so that getopt's optopt tells them apart. */
-enum { OPT_DOMAIN = 256, OPT_JSON, OPT_PROMETHEUS, OPT_HELP };
+enum { OPT_DOMAIN = OPT_LONG, OPT_JSON, OPT_PROMETHEUS, OPT_HELP };
 
 static const struct option options[] = {
 	{ "json", no_argument, NULL, OPT_JSON },
@@ -138,9 +137,20 @@ bool domain_name_valid(const char *name)
 	       strspn(name, NAME_CHARS) == len;
 }
 
-static int bad_option(char **argv)
+int domain_name_check(const char *command, const char *name)
 {
-	if (optopt && optopt < OPT_DOMAIN)
+	if (domain_name_valid(name))
+		return EXIT_OK;
+	return usage_error(command, "bad domain name '%s': use up to 63 of "
+			   "A-Z a-z 0-9 . _ -, the first not a dot", name);
+}
+
+int option_error(int opt, char **argv)
+{
+	if (opt == ':')
+		return usage_error(argv[0], "'%s' needs a value",
+				   argv[optind - 1]);
+	if (optopt && optopt < OPT_LONG)
 		return usage_error(argv[0], "unknown option '-%c'", optopt);
 	return usage_error(argv[0], "wrong option '%s'", argv[optind - 1]);
 }
@@ -149,12 +159,8 @@ static int domain_option(struct args *args, char **argv, unsigned int accept)
 {
 	if (!(accept & ARGS_DOMAIN))
 		return usage_error(argv[0], "--domain makes no sense here");
-	if (!domain_name_valid(optarg))
-		return usage_error(argv[0], "bad domain name '%s': use up to "
-				   "63 of A-Z a-z 0-9 . _ -, the first not a "
-				   "dot", optarg);
 	args->domain = optarg;
-	return EXIT_OK;
+	return domain_name_check(argv[0], optarg);
 }
 
 static int prometheus_option(struct args *args, char **argv,
@@ -180,11 +186,8 @@ static int option(struct args *args, int opt, char **argv, unsigned int accept)
 		return domain_option(args, argv, accept);
 	case OPT_PROMETHEUS:
 		return prometheus_option(args, argv, accept);
-	case ':':
-		return usage_error(argv[0], "'%s' needs a value",
-				   argv[optind - 1]);
 	default:
-		return bad_option(argv);
+		return option_error(opt, argv);
 	}
 }
 

@@ -11,7 +11,7 @@
 #include "cli.h"
 
 enum {
-	OPT_DOMAIN = 256, OPT_FRESH, OPT_NO_IDLE, OPT_NO_LEARN, OPT_REPORT,
+	OPT_DOMAIN = OPT_LONG, OPT_FRESH, OPT_NO_IDLE, OPT_NO_LEARN, OPT_REPORT,
 	OPT_HELP
 };
 
@@ -25,23 +25,12 @@ static const struct option options[] = {
 	{ NULL, 0, NULL, 0 },
 };
 
-static int bad_option(char **argv)
-{
-	if (optopt && optopt < OPT_DOMAIN)
-		return usage_error(argv[0], "unknown option '-%c'", optopt);
-	return usage_error(argv[0], "wrong option '%s'", argv[optind - 1]);
-}
-
 static int option(struct attach_args *args, int opt, char **argv)
 {
 	switch (opt) {
 	case OPT_DOMAIN:
 		args->domain = optarg;
-		if (domain_name_valid(optarg))
-			return EXIT_OK;
-		return usage_error(argv[0], "bad domain name '%s': use up to "
-				   "63 of A-Z a-z 0-9 . _ -, the first not a "
-				   "dot", optarg);
+		return domain_name_check(argv[0], optarg);
 	case OPT_FRESH:
 		args->domain_flags = DKSM_DOMAIN_FRESH_FRAMES;
 		return EXIT_OK;
@@ -58,11 +47,8 @@ static int option(struct attach_args *args, int opt, char **argv)
 	case OPT_HELP:
 		args->help = true;
 		return EXIT_OK;
-	case ':':
-		return usage_error(argv[0], "'%s' needs a value",
-				   argv[optind - 1]);
 	default:
-		return bad_option(argv);
+		return option_error(opt, argv);
 	}
 }
 

@@ -82,6 +82,12 @@ bool pid_parse(const char *text, pid_t *pid);
 const char *range_parse(const char *text, uint64_t page_size,
 			struct range *range);
 bool domain_name_valid(const char *name);
+/* EXIT_OK or, after a message, EXIT_USAGE. */
+int domain_name_check(const char *command, const char *name);
+/* Long options begin here, so that getopt's optopt tells them from short ones. */
+enum { OPT_LONG = 256 };
+/* What getopt_long() returned for none of the options, with ":" first among them. */
+int option_error(int opt, char **argv);
 int args_parse(struct args *args, int argc, char **argv, unsigned int accept);
 void args_free(struct args *args);
 

@@ -43,7 +43,7 @@ struct options {
 	bool help;
 };
 
-enum { OPT_INSTANCES = 256, OPT_SVG, OPT_LAYOUT, OPT_JSON };
+enum { OPT_INSTANCES = OPT_LONG, OPT_SVG, OPT_LAYOUT, OPT_JSON };
 
 static const struct option long_options[] = {
 	{ "instances", required_argument, NULL, OPT_INSTANCES },
@@ -77,10 +77,8 @@ static int option(struct options *options, int opt, char **argv)
 	case 'h':
 		options->help = true;
 		return EXIT_OK;
-	case ':':
-		return usage_error(argv[0], "'%s' needs a value", argv[optind - 1]);
 	default:
-		return usage_error(argv[0], "wrong option '%s'", argv[optind - 1]);
+		return option_error(opt, argv);
 	}
 }
 

@@ -39,7 +39,7 @@ static const char help[] =
 	"  dksm top --json --iterations 2 | jq '.total.cow_breaks_per_second'\n";
 
 enum {
-	OPT_SORT = 256, OPT_DOMAIN, OPT_FILTER, OPT_INTERVAL, OPT_BATCH,
+	OPT_SORT = OPT_LONG, OPT_DOMAIN, OPT_FILTER, OPT_INTERVAL, OPT_BATCH,
 	OPT_JSON, OPT_ITERATIONS, OPT_HELP
 };
 
@@ -73,10 +73,11 @@ static int sort_option(struct top_args *args, const char *command)
 
 static int domain_option(struct top_args *args, const char *command)
 {
-	if (!domain_name_valid(optarg))
-		return usage_error(command, "bad domain name '%s'", optarg);
-	strcpy(args->source.view.domain, optarg);
-	return EXIT_OK;
+	int status = domain_name_check(command, optarg);
+
+	if (!status)
+		strcpy(args->source.view.domain, optarg);
+	return status;
 }
 
 static int filter_option(struct top_args *args, const char *command)
@@ -114,16 +115,6 @@ static int iterations_option(struct top_args *args, const char *command)
 	return EXIT_OK;
 }
 
-static int bad_option(int opt, char **argv)
-{
-	if (opt == ':')
-		return usage_error(argv[0], "'%s' needs a value",
-				   argv[optind - 1]);
-	if (optopt && optopt < OPT_SORT)
-		return usage_error(argv[0], "unknown option '-%c'", optopt);
-	return usage_error(argv[0], "wrong option '%s'", argv[optind - 1]);
-}
-
 static int option(struct top_args *args, int opt, char **argv)
 {
 	switch (opt) {
@@ -148,7 +139,7 @@ static int option(struct top_args *args, int opt, char **argv)
 		args->help = true;
 		return EXIT_OK;
 	default:
-		return bad_option(opt, argv);
+		return option_error(opt, argv);
 	}
 }
 
