@@ -24,8 +24,9 @@
  * last one.
  *
  * A page that was *seen* is remembered by hash and pfn, without a reference.
- * Whoever holds the page may be gone by the time the content turns up again;
- * it is found, or not, through the reverse map.
+ * Whoever held the page may be gone by the time the content turns up again, and
+ * the page be somebody else's, who is in another domain or in none.  So the reverse
+ * map is asked first, and only the page of a member that takes part is looked at.
  */
 #include <linux/dksm.h>
 #include <linux/export.h>
@@ -48,11 +49,10 @@
 #include "internal.h"
 
 /*
- * Pages between two looks for an event, and of these at most so many that need
+ * Pages between two looks for an event.  A step ends earlier at a page that needs
  * work on another process, too.
  */
 #define STEP_PAGES	4
-#define STEP_TWINS	1
 
 /* Passes that come one after the other; a page in 128 is worth one more. */
 #define PASSES_MIN	2
@@ -263,8 +263,13 @@ static void merge_wanted(struct dksm_batch *batch, struct vm_area_struct *vma,
 	dksm_batch_merge(batch, vma, pmd, start, end, wanted);
 }
 
-/* Twins: pages of this or another process that have the same content. */
-
+/**
+ * struct twin - a page of this or another process that has the same content
+ * @pfn:	the page
+ * @domain:	of which the process is a member
+ * @mm:		of the process, with a reference; NULL if there is none
+ * @address:	where it maps the page
+ */
 struct twin {
 	unsigned long pfn;
 	struct dksm_domain *domain;
@@ -313,17 +318,6 @@ static struct page *twin_page(unsigned long pfn)
 	return NULL;
 }
 
-/* Pages move, and take their content along: a page is not its own twin. */
-static bool twin_is_equal(unsigned long pfn, struct page *page)
-{
-	struct page *twin = twin_page(pfn);
-	bool equal = twin && dksm_pages_equal(twin, page);
-
-	if (twin)
-		put_page(twin);
-	return equal;
-}
-
 static void twin_walk(struct twin *twin, struct folio *folio)
 {
 	struct rmap_walk_control rwc = {
@@ -340,15 +334,44 @@ static void twin_walk(struct twin *twin, struct folio *folio)
 	folio_unlock(folio);
 }
 
-/* Find who maps a page now; @twin->mm is referenced, or NULL. */
-static void twin_locate(struct twin *twin)
+static void twin_put(struct twin *twin)
 {
-	struct page *page = twin_page(twin->pfn);
+	mmput_async(twin->mm);
+	twin->mm = NULL;
+}
 
-	if (!page)
-		return;
-	twin_walk(twin, page_folio(page));
-	put_page(page);
+/*
+ * Find who maps the page now, and see whether it still equals @page: pages move, and
+ * take their content along, and a page is not its own twin.
+ */
+static bool twin_locate(struct twin *twin, struct page *page)
+{
+	struct page *other = twin_page(twin->pfn);
+
+	if (!other)
+		return false;
+	twin_walk(twin, page_folio(other));
+	if (twin->mm && !dksm_pages_equal(other, page))
+		twin_put(twin);
+	put_page(other);
+	return twin->mm;
+}
+
+/* Another page of this content, if one was seen; else this one is remembered. */
+static bool twin_find(struct twin *twin, struct page *page, u64 hash)
+{
+	struct dksm_sights *sights = twin->domain->sights;
+	unsigned long pfn = page_to_pfn(page);
+
+	if (!sights)
+		return false;
+	twin->pfn = sight_twin(sights, hash, pfn, pfn);
+	if (!twin->pfn)
+		return false;
+	if (twin_locate(twin, page))
+		return true;
+	sight_twin(sights, hash, pfn, twin->pfn);
+	return false;
 }
 
 /* Map the frame that was published for its content, if it is still that. */
@@ -373,26 +396,14 @@ static void twin_merge(struct idle *idle, struct twin *twin)
 	mmap_read_unlock(twin->mm);
 }
 
-static void twin_join(struct idle *idle, unsigned long pfn)
-{
-	struct twin twin = { .pfn = pfn, .domain = idle->domain };
-
-	twin_locate(&twin);
-	if (!twin.mm)
-		return;
-	twin_merge(idle, &twin);
-	mmput_async(twin.mm);
-}
-
-/* Steps: a few pages of one VMA and one page table. */
+/* Steps: a few pages of one VMA and one page table, and a twin of the last. */
 
 struct step {
 	struct vm_area_struct *vma;
 	pmd_t *pmd;
 	unsigned long start;
 	unsigned long end;
-	unsigned int nr_twins;
-	unsigned long twins[STEP_TWINS];
+	struct twin twin;
 	DECLARE_BITMAP(wanted, PTRS_PER_PTE);
 };
 
@@ -438,26 +449,15 @@ static void step_look(struct idle *idle, struct step *step)
 	}
 }
 
-/* Remembers a twin, for which there is room. */
 static bool page_is_wanted(struct idle *idle, struct step *step,
 			   struct page *page, u64 hash)
 {
-	struct dksm_sights *sights = idle->domain->sights;
-	unsigned long twin = 0, pfn = page_to_pfn(page);
-
 	if (page_is_zero(idle, page))
 		return true;
 	if (idle->learn && dksm_learned_volatile(idle->domain, dksm_learn_content(hash)))
 		return false;
-	if (dksm_index_has(idle->domain, hash))
-		return true;
-	if (sights)
-		twin = sight_twin(sights, hash, pfn, pfn);
-	if (twin && !twin_is_equal(twin, page))
-		twin = sight_twin(sights, hash, pfn, twin);
-	if (twin)
-		step->twins[step->nr_twins++] = twin;
-	return twin;
+	return dksm_index_has(idle->domain, hash) ||
+	       twin_find(&step->twin, page, hash);
 }
 
 static void step_choose(struct idle *idle, struct step *step)
@@ -468,7 +468,7 @@ static void step_choose(struct idle *idle, struct step *step)
 	u64 hash;
 
 	for (address = step->start; block && address < step->end &&
-	     step->nr_twins < STEP_TWINS; address += PAGE_SIZE) {
+	     !step->twin.mm; address += PAGE_SIZE) {
 		page = step_page(step, address);
 		if (!page)
 			continue;
@@ -527,8 +527,7 @@ static bool step_find(struct idle *idle, struct step *step,
 /* False if mmap_lock is not to be had: then this moment is over. */
 static bool idle_step(struct idle *idle, unsigned long end)
 {
-	struct step step = { };
-	unsigned int i;
+	struct step step = { .twin.domain = idle->domain };
 
 	if (!mmap_read_trylock(idle->mm))
 		return false;
@@ -542,8 +541,10 @@ static bool idle_step(struct idle *idle, unsigned long end)
 		idle->vm->cursor = step.end;
 	}
 	mmap_read_unlock(idle->mm);
-	for (i = 0; i < step.nr_twins; i++)
-		twin_join(idle, step.twins[i]);
+	if (step.twin.mm) {
+		twin_merge(idle, &step.twin);
+		twin_put(&step.twin);
+	}
 	return true;
 }
 
