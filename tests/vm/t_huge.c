@@ -4,6 +4,7 @@
  * and as something that must not grow back over merged pages.
  */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -269,6 +270,58 @@ static void collapse_leaves_frames_alone(void)
 	CHECK_EQ(count_merged(0, r.addr, PAGES), PAGES - 1);
 }
 
+struct collapse {
+	void *addr;
+	atomic_uint calls;
+	atomic_bool stop;
+};
+
+static void *collapse_thread(void *arg)
+{
+	struct collapse *c = arg;
+
+	while (!atomic_load(&c->stop)) {
+		madvise(c->addr, HUGE_SIZE, MADV_COLLAPSE);
+		atomic_fetch_add(&c->calls, 1);
+	}
+	return NULL;
+}
+
+/*
+ * A collapse that has found no frame yet meets them when it takes the pages. The last
+ * page is not merged: a collapse wants one that is writable.
+ */
+static void collapse_meets_a_merge(void)
+{
+	struct region r = huge_page();
+	struct collapse c = { .addr = r.addr };
+	u64 end = now_ms() + 5000, rounds = 0;
+	int dom = domain_open("");
+	struct dksm_report report;
+	unsigned int calls;
+	pthread_t thread;
+
+	fill_mixed(&r, 50);
+	CHECK_EQ(pthread_create(&thread, NULL, collapse_thread, &c), 0);
+	while (now_ms() < end) {
+		/* Every page is private again, and zero pages stay zero. */
+		for (size_t i = 0; i < PAGES; i++)
+			region_poke(&r, i, 1, i < 50 ? 0 : rounds);
+		usleep(rounds++ * 37 % 2000);
+		report = merge(dom, DKSM_SELF, r.addr, HUGE_SIZE - PAGE_SIZE);
+		calls = atomic_load(&c.calls);
+		while (atomic_load(&c.calls) - calls < 2)
+			usleep(100);
+		CHECK_OP(count_merged(0, r.addr, PAGES), >=, report.published);
+		CHECK_OP(count_flag(0, r.addr, PAGES, KPF_ZERO_PAGE), >=,
+			 report.zero);
+	}
+	test_note("%llu rounds", (unsigned long long)rounds);
+	atomic_store(&c.stop, true);
+	pthread_join(thread, NULL);
+	region_verify(&r);
+}
+
 static u64 full_scans(void)
 {
 	return read_u64(THP_SYSFS "khugepaged/full_scans");
@@ -332,6 +385,7 @@ const struct test tests_huge[] = {
 	{ "huge_zero_page", huge_zero_page, 0 },
 	{ "huge_page_after_fork", huge_page_after_fork, 0 },
 	{ "collapse_leaves_frames_alone", collapse_leaves_frames_alone, 0 },
+	{ "collapse_meets_a_merge", collapse_meets_a_merge, 0 },
 	{ "khugepaged_leaves_frames_alone", khugepaged_leaves_frames_alone, 0 },
 	{ "collapse_over_zero_pages", collapse_over_zero_pages, 0 },
 	{ NULL, NULL, 0 },
