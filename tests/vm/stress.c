@@ -602,6 +602,34 @@ static void op_uffd(const struct op *op)
 	close(fd);
 }
 
+/*
+ * To another place and back again. What has become a frame meanwhile, or finds a page
+ * in its way, is copied back; holes are zeroes.
+ */
+static void op_uffd_move(const struct op *op)
+{
+	unsigned char *addr = page_addr(op->rm, op->first), *room;
+	size_t len = op->n * PAGE_SIZE;
+	long moved;
+	int there, back;
+
+	room = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (room == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	there = uffd_wp_open(room, len);
+	back = uffd_wp_open(addr, len);
+	moved = uffd_move(there, room, addr, len);
+	if (op->b % 2)
+		op_merge(op);
+	for (long at = 0; at < moved; at += PAGE_SIZE)
+		if (uffd_move(back, addr + at, room + at, PAGE_SIZE) <= 0)
+			memcpy(addr + at, room + at, PAGE_SIZE);
+	close(back);
+	close(there);
+	munmap(room, len);
+}
+
 /* ---- forks ------------------------------------------------------------- */
 
 /* Killed: by the run, for want of memory, or for an error of memory. */
@@ -766,6 +794,7 @@ static const struct op_kind {
 	{ "split", op_split, 2, LOCK_NONE },
 	{ "soft-dirty", op_soft_dirty, 2, LOCK_NONE },
 	{ "userfaultfd", op_uffd, 5, LOCK_OWN },
+	{ "userfaultfd move", op_uffd_move, 5, LOCK_OWN },
 	{ "fork", op_fork, 2, LOCK_OWN },
 	{ "out of memory", op_oom, 1, LOCK_OWN },
 	{ "takeover", op_takeover, 1, LOCK_NONE },

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * What tracks writes must go on tracking them: userfaultfd write protection and
- * the soft-dirty bit, set before a merge, after it, and across an unmerge.
+ * the soft-dirty bit, set before a merge, after it, and across an unmerge. And
+ * userfaultfd moves pages.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -214,6 +215,56 @@ static void uffd_wp_across_unmerge(void)
 	peer_verify(&p);
 }
 
+/* ---- pages that are moved ---------------------------------------------- */
+
+/* Frames are shared, and stay where they are. */
+static void uffd_move_leaves_frames(void)
+{
+	int dom = domain_open(""), fd;
+	struct peer p = start_publisher(dom);
+	struct region r = region_map(N), to = region_map(N);
+
+	region_fill(&r, 0, N, 1, 1);
+	fd = uffd_wp_open(&to);
+	EXPECT(merge(dom, DKSM_SELF, r.addr, region_bytes(&r)), .merged = N);
+	CHECK_EQ(uffd_move(fd, to.addr, r.addr, region_bytes(&r)), -EBUSY);
+	CHECK_EQ(frame_of(0, r.addr), peer_frame(&p, 0));
+	EXPECT(unmerge(dom, DKSM_SELF, r.addr, region_bytes(&r)), .unmerged = N);
+	CHECK_EQ(uffd_move(fd, to.addr, r.addr, region_bytes(&r)),
+		 region_bytes(&r));
+	region_model(&to, 0, N, 1, 1);
+	region_verify(&to);
+	region_model(&r, 0, N, SEED_ZERO, 0);
+	region_verify(&r);
+	/* What was moved has another offset in another area. */
+	EXPECT(merge(dom, DKSM_SELF, to.addr, region_bytes(&to)), .merged = N);
+	region_poke(&to, 1, 1, 1);
+	region_verify(&to);
+	peer_verify(&p);
+}
+
+/* Merged zero pages move, are still counted, and unmerge finds them. */
+static void uffd_move_takes_zero_pages(void)
+{
+	int dom = domain_open(""), fd;
+	struct region r = region_map(N), to = region_map(N);
+
+	region_fill(&r, 0, N, SEED_ZERO, 0);
+	fd = uffd_wp_open(&to);
+	EXPECT(merge(dom, DKSM_SELF, r.addr, region_bytes(&r)), .zero = N);
+	CHECK_EQ(uffd_move(fd, to.addr, r.addr, region_bytes(&r)),
+		 region_bytes(&r));
+	region_model(&to, 0, N, SEED_ZERO, 0);
+	region_verify(&to);
+	CHECK_EQ(dksm_domain("", "pages_zero"), N);
+	region_poke(&to, 1, 1, 1);
+	CHECK_EQ(dksm_domain("", "pages_zero"), N - 1);
+	EXPECT(unmerge(dom, DKSM_SELF, to.addr, region_bytes(&to)),
+	       .unmerged = N - 1);
+	CHECK_EQ(dksm_domain("", "pages_zero"), 0);
+	region_verify(&to);
+}
+
 /* ---- soft-dirty -------------------------------------------------------- */
 
 static void soft_dirty_clear(void)
@@ -309,6 +360,8 @@ const struct test tests_track[] = {
 	{ "uffd_wp_before_zero", uffd_wp_before_zero, 0 },
 	{ "uffd_wp_after_merge", uffd_wp_after_merge, 0 },
 	{ "uffd_wp_across_unmerge", uffd_wp_across_unmerge, 0 },
+	{ "uffd_move_leaves_frames", uffd_move_leaves_frames, 0 },
+	{ "uffd_move_takes_zero_pages", uffd_move_takes_zero_pages, 0 },
 	{ "soft_dirty_and_publish", soft_dirty_and_publish, 0 },
 	{ "soft_dirty_and_merge", soft_dirty_and_merge, 0 },
 	{ "soft_dirty_and_zero_pages", soft_dirty_and_zero_pages, 0 },

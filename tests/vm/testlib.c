@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/userfaultfd.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -437,6 +438,33 @@ void check_private(pid_t pid, const void *addr, size_t n)
 			     (unsigned long long)pfn[i],
 			     (unsigned long long)frame_maps(pfn[i]));
 	CHECK_EQ(distinct(pfn, n), n);
+}
+
+/* The C library's header may be older than the call. */
+#ifndef UFFDIO_MOVE
+struct uffdio_move {
+	__u64 dst;
+	__u64 src;
+	__u64 len;
+	__u64 mode;
+	__s64 move;
+};
+#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
+#define UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES (1ULL << 1)
+#endif
+
+long uffd_move(int fd, void *to, void *from, size_t len)
+{
+	struct uffdio_move move = {
+		.dst = (uintptr_t)to,
+		.src = (uintptr_t)from,
+		.len = len,
+		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+	};
+
+	if (!ioctl(fd, UFFDIO_MOVE, &move) || (errno == EAGAIN && move.move))
+		return move.move;
+	return -errno;
 }
 
 /* ---- /dev/dksm --------------------------------------------------------- */

@@ -165,6 +165,12 @@ size_t count_merged(pid_t pid, const void *addr, size_t n);
 /* Every page is present and has a frame that nothing else maps. */
 void check_private(pid_t pid, const void *addr, size_t n);
 
+/*
+ * UFFDIO_MOVE to a range of the descriptor's: bytes moved until something was in the
+ * way, or -errno.
+ */
+long uffd_move(int fd, void *to, void *from, size_t len);
+
 /* ---- /dev/dksm --------------------------------------------------------- */
 
 /* A descriptor that is not bound yet. */

@@ -198,7 +198,7 @@ int dksm_merge(struct mm_struct *mm, unsigned long start, unsigned long end,
 	return err;
 }
 
-/* From khugepaged: a zero page that a merge put there? */
+/* From khugepaged and UFFDIO_MOVE: a zero page that a merge put there? */
 bool dksm_zero_pte(struct mm_struct *mm, pte_t pte)
 {
 	return READ_ONCE(mm->dksm) && is_ksm_zero_pte(pte);
