@@ -308,9 +308,11 @@ static struct page *twin_page(unsigned long pfn)
 	struct page *page = pfn_to_online_page(pfn);
 	struct folio *folio = page ? page_folio(page) : NULL;
 
-	if (!folio || !folio_try_get(folio))
+	/* Slabs and the like are not to be locked: see page_idle_get_folio(). */
+	if (!folio || !folio_test_lru(folio) || !folio_try_get(folio))
 		return NULL;
-	if (page_folio(page) == folio && folio_test_anon(folio) &&
+	if (page_folio(page) == folio && folio_test_lru(folio) &&
+	    folio_test_anon(folio) &&
 	    !folio_test_ksm(folio) && !folio_is_zone_device(folio) &&
 	    !PageHWPoison(page))
 		return page;
@@ -323,6 +325,8 @@ static void twin_walk(struct twin *twin, struct folio *folio)
 	struct rmap_walk_control rwc = {
 		.arg = twin,
 		.rmap_one = twin_found,
+		/* No mmap_lock is held: the anon_vma might go. */
+		.anon_lock = folio_lock_anon_vma_read,
 		.try_lock = true,
 	};
 

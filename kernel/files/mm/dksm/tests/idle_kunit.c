@@ -27,7 +27,20 @@ static void sights_are_not_lost(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0L, atomic_long_read(&domain->metadata));
 }
 
+/* What is no page of a process may look like an anonymous one. */
+static void twins_are_on_the_lru(struct kunit *test)
+{
+	struct page *page = alloc_page(GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	page->mapping = (void *)PAGE_MAPPING_ANON;
+	KUNIT_EXPECT_NULL(test, twin_page(page_to_pfn(page)));
+	page->mapping = NULL;
+	__free_page(page);
+}
+
 static struct kunit_case idle_cases[] = {
+	KUNIT_CASE(twins_are_on_the_lru),
 	KUNIT_CASE(sights_are_not_lost),
 	{ }
 };
