@@ -181,6 +181,33 @@ static void pin_after_merge_for_read(void)
 	pin_after_merge(0);
 }
 
+/*
+ * A pin for reading copies. Whether that frees the frame, because nobody else has it,
+ * shall not be told by the time it takes: it is freed a moment later.
+ */
+static void pin_for_read_frees_nothing(void)
+{
+	static unsigned char buf[PAGE_SIZE];
+	struct region r = region_map(N);
+	struct iovec to = { buf, PAGE_SIZE }, from = { r.addr, PAGE_SIZE };
+	int dom = domain_open("");
+	bool held = false;
+
+	/* The moment may be over before the number is read. */
+	for (int i = 0; i < 50 && !held; i++) {
+		region_fill(&r, 0, N, 1 + i * N, 1);
+		EXPECT(merge(dom, DKSM_SELF, r.addr, region_bytes(&r)),
+		       .published = N);
+		wait_frames("", N);
+		CHECK_EQ(SYS(process_vm_readv(getpid(), &to, 1, &from, 1, 0)),
+			 PAGE_SIZE);
+		held = dksm_domain("", "pages_shared") == N;
+		wait_frames("", N - 1);
+	}
+	CHECK(held);
+	region_verify(&r);
+}
+
 /* A merged zero page that is pinned to be read becomes a page of its own. */
 static void pin_of_merged_zero_pages(void)
 {
@@ -327,6 +354,7 @@ const struct test tests_pin[] = {
 	{ "long_term_pin_for_read", long_term_pin_for_read, 0 },
 	{ "pin_after_merge_for_write", pin_after_merge_for_write, 0 },
 	{ "pin_after_merge_for_read", pin_after_merge_for_read, 0 },
+	{ "pin_for_read_frees_nothing", pin_for_read_frees_nothing, 0 },
 	{ "pin_of_merged_zero_pages", pin_of_merged_zero_pages, 0 },
 	{ "io_uring_buffers", io_uring_buffers, 0 },
 	{ "direct_io_in_progress", direct_io_in_progress, 0 },

@@ -298,11 +298,7 @@ static void kill_merging(unsigned int rounds,
 	}
 	peer_verify(&p);
 	CHECK_EQ(frame_maps(peer_frame(&p, 0)), 1);
-	for (int i = 0; i < 300 && dksm_domain("", "pages_shared") != N; i++) {
-		sleep_ms(10);
-		lru_drain();
-	}
-	CHECK_EQ(dksm_domain("", "pages_shared"), N);
+	wait_frames("", N);
 	CHECK_EQ(dksm_domain("", "pages_sharing"), 0);
 	EXPECT(peer_merge(&p, dom), .skipped[DKSM_SKIP_ALREADY] = N);
 	peer_migrate(&p, 5);

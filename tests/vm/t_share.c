@@ -229,11 +229,7 @@ static void frames_die_with_their_last_user(void)
 	EXPECT(peer_merge(&p[0], dom), .published = N);
 	CHECK_EQ(dksm_domain("", "pages_shared"), N);
 	peer_exit(&p[0]);
-	for (int i = 0; i < 200 && dksm_domain("", "pages_shared"); i++) {
-		sleep_ms(10);
-		lru_drain();
-	}
-	CHECK_EQ(dksm_domain("", "pages_shared"), 0);
+	wait_frames("", 0);
 	peer_fill(&p[1], 0, N, 1, 1);
 	EXPECT(peer_merge(&p[1], dom), .published = N);
 	peer_verify(&p[1]);

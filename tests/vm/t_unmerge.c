@@ -39,7 +39,7 @@ static void unmerge_all(void)
 	peers_verify(p, 3);
 	EXPECT(peer_unmerge(&p[1], dom), .unmerged = N);
 	EXPECT(peer_unmerge(&p[2], dom), .unmerged = N);
-	CHECK_EQ(dksm_domain("", "pages_shared"), 0);
+	wait_frames("", 0);
 	CHECK_EQ(dksm_domain("", "pages_sharing"), 0);
 	peers_verify(p, 3);
 }

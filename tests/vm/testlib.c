@@ -642,6 +642,15 @@ u64 dksm_domain(const char *suffix, const char *file)
 	return number_of(path);
 }
 
+void wait_frames(const char *suffix, u64 n)
+{
+	for (int i = 0; i < 300 && dksm_domain(suffix, "pages_shared") != n; i++) {
+		sleep_ms(10);
+		lru_drain();
+	}
+	CHECK_EQ(dksm_domain(suffix, "pages_shared"), n);
+}
+
 static void process_path(pid_t pid, char path[40])
 {
 	snprintf(path, 40, "/proc/%d/dksm_stat", pid ? pid : getpid());

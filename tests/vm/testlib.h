@@ -207,6 +207,9 @@ void report_check(const char *file, int line, const struct dksm_report *rep,
 			     &(struct dksm_report){ __VA_ARGS__ }); \
 	} while (0)
 
+/* Until this test's domain @suffix has @n frames: they may be held for a little. */
+void wait_frames(const char *suffix, u64 n);
+
 /* Numbers: of all domains, of this test's domain @suffix, of a process. */
 u64 dksm_global(const char *file);
 u64 dksm_domain(const char *suffix, const char *file);

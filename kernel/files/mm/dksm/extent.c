@@ -313,7 +313,8 @@ static bool frame_is_near(struct folio *frame, struct folio *folio)
  * @page2: another
  *
  * As pages_identical(), which takes twice the instructions: comparing is most of
- * what a merge costs.
+ * what a merge costs.  Where pages have tags beside their bytes, it has the last
+ * word.
  */
 bool dksm_pages_equal(struct page *page1, struct page *page2)
 {
@@ -327,7 +328,8 @@ bool dksm_pages_equal(struct page *page1, struct page *page2)
 		       (a[6] ^ b[6]) | (a[7] ^ b[7]);
 	kunmap_local(b - 8);
 	kunmap_local(a - 8);
-	return !diff;
+	return !diff && (!IS_ENABLED(CONFIG_ARM64_MTE) ||
+			 pages_identical(page1, page2));
 }
 
 /**
@@ -533,7 +535,7 @@ bool dksm_index_has(struct dksm_domain *domain, u64 hash)
 	return has;
 }
 
-/* A frame that was written to, held for a tick. */
+/* A frame that was copied, held for a tick. */
 struct held_frame {
 	struct llist_node list;
 	struct folio *frame;
@@ -556,14 +558,16 @@ static void frames_let_go(struct work_struct *work)
 static DECLARE_DELAYED_WORK(let_go_work, frames_let_go);
 
 /*
- * The last one who has a frame would free it by writing to it, and know by the
- * time it takes that nobody else has the page.  So no write frees a frame: a
- * worker does, a tick later.  See "Deferred free" in VUsion (Oliverio et al.,
- * SOSP 2017).
+ * The last one who has a frame would free it by writing to it, pinning or
+ * unmerging it, and know by the time it takes that nobody else has the page.  So no
+ * fault frees a frame: a worker does, a tick later.  See "Deferred free" in VUsion
+ * (Oliverio et al., SOSP 2017).
  */
 static void frame_hold(struct folio *frame)
 {
-	struct held_frame *held = kmalloc(sizeof(*held), DKSM_GFP_QUICK);
+	/* For a tick; not charged, since a group at its limit would not get it. */
+	struct held_frame *held = kmalloc(sizeof(*held),
+					  GFP_NOWAIT | __GFP_NOWARN);
 
 	if (!held)
 		return;		/* no secret is worth failing */
@@ -577,7 +581,7 @@ static void frame_hold(struct folio *frame)
 }
 
 /*
- * A write fault is going to copy a frame; the fault holds a reference to it,
+ * A fault is going to copy a frame, for a write or to unshare it; it holds a reference to it,
  * taken while it was mapped, so it stays a frame.
  */
 void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
@@ -586,9 +590,9 @@ void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
 	struct dksm_extent *extent = dksm_node_extent(node);
 	struct dksm_mm *member = READ_ONCE(vmf->vma->vm_mm->dksm);
 
+	frame_hold(folio);
 	if (vmf->flags & FAULT_FLAG_UNSHARE)
 		return;		/* unmerge, or a pin: nobody writes */
-	frame_hold(folio);
 	atomic_long_inc(&extent->domain->totals.cow_breaks);
 	if (member) {
 		atomic_long_inc(&member->cow_breaks);
