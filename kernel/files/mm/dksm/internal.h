@@ -64,7 +64,7 @@ struct dksm_totals {
  * @owner:	effective user id of the creator
  * @fresh_frames: publish copies; never changes
  * @index:	hash of a frame's content -> node; lookups under RCU
- * @seed:	of the hash, so that nobody can prepare collisions
+ * @seed:	of the hash: what is in one domain tells nothing of another's hashes
  * @lock:	protects @extents and @members; taken with interrupts off
  * @extents:	all extents, also those not in @index any more; readers may
  *		use RCU

@@ -124,8 +124,9 @@ struct dksm_info {
 /* With DKSM_DOMAIN_CREATE: fail with EEXIST if the domain exists. */
 #define DKSM_DOMAIN_EXCL	(1U << 1)
 /*
- * What is published is copied into a newly allocated page, so that nobody can
- * choose the physical memory that others will share.  A property of the domain:
+ * What is published is copied into a newly allocated page: the page of whoever
+ * brings it first, which may be one chosen for its place, is not what others will
+ * share.  (What was freed last is likely to be allocated next.)  A property of the domain:
  * it is created so, or must have been.
  */
 #define DKSM_DOMAIN_FRESH_FRAMES	(1U << 2)
