@@ -85,7 +85,7 @@ static struct state {
 	atomic_bool stop, leave;
 	atomic_uint waiting;	/* workers that have stopped, and not left */
 	atomic_int failed;
-	atomic_uint offlined, poisoned, blocks;
+	atomic_uint offlined, poisoned, blocks, leaving;
 	atomic_ullong merged, published;
 	struct worker worker[WORKERS_MAX];
 	unsigned char contents[SEEDS][PAGE_SIZE];	/* page_fill() takes long */
@@ -1058,14 +1058,25 @@ static int block_choose(u64 rng)
 	return found;
 }
 
-/* A pinned page can keep it from ending: after a while it gives up. */
+/*
+ * A pinned page can keep it from ending: after a while it gives up. Nobody compacts
+ * memory meanwhile: the kernel would look at what describes the block, which its end
+ * has just overwritten (isolate_migratepages_block() and remove_pfn_range_from_zone()
+ * of Linux 6.12 know nothing of each other).
+ */
 static void block_offline(u64 rng)
 {
 	struct sigaction sa = { .sa_handler = on_alarm };
-	int block = block_choose(rng);
+	int block = block_choose(rng), pid;
 	char path[80];
 
-	if (block < 0 || fork())
+	if (block < 0)
+		return;
+	atomic_fetch_add(&state->leaving, 1);
+	pid = fork();
+	if (pid < 0)
+		atomic_fetch_sub(&state->leaving, 1);
+	if (pid)
 		return;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	sigaction(SIGALRM, &sa, NULL);
@@ -1075,6 +1086,7 @@ static void block_offline(u64 rng)
 		atomic_fetch_add(&state->blocks, 1);
 	alarm(0);
 	write_str(path, "online_movable");
+	atomic_fetch_sub(&state->leaving, 1);
 	_exit(EXIT_OK);
 }
 
@@ -1087,7 +1099,8 @@ static void disturb(u64 *rng)
 
 	switch (r % 6) {
 	case 0:
-		write_str("/proc/sys/vm/compact_memory", "1");
+		if (!atomic_load(&state->leaving))
+			write_str("/proc/sys/vm/compact_memory", "1");
 		break;
 	case 1:
 		pid = atomic_load(&state->worker[worker].pid);
