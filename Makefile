@@ -26,7 +26,9 @@ LIB_SRC := $(wildcard lib/*.c)
 CLI_SRC := $(wildcard cli/*.c)
 VM_SHARED := $(wildcard tests/vm/testlib.c)
 VM_PARTS := $(wildcard tests/vm/t_*.c)
-VM_SRC := $(filter-out tests/vm/init.c $(VM_SHARED) $(VM_PARTS),$(wildcard tests/vm/*.c))
+# What tools/vm itself needs stands alone.
+VM_ALONE := init tsc
+VM_SRC := $(filter-out $(VM_ALONE:%=tests/vm/%.c) $(VM_SHARED) $(VM_PARTS),$(wildcard tests/vm/*.c))
 UNIT_SRC := $(wildcard tests/unit/*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/*.c)
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
@@ -38,7 +40,7 @@ LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(BUILD)/obj/%.o)
 SANITIZED := $(patsubst %.c,$(BUILD)/sanitized/%.o,$(LIB_SRC) $(filter-out cli/main.c,$(CLI_SRC)))
 LIBS := $(if $(LIB_SRC),$(BUILD)/libdksm.a $(BUILD)/libdksm.so)
-VM_TESTS := $(VM_SRC:tests/vm/%.c=$(BUILD)/tests/%) $(BUILD)/tests/init
+VM_TESTS := $(VM_SRC:tests/vm/%.c=$(BUILD)/tests/%) $(VM_ALONE:%=$(BUILD)/tests/%)
 UNIT_TESTS := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
 
 # Say what is made; V=1 shows the commands.
@@ -46,7 +48,7 @@ say = $(if $(V),,@printf '  %-6s %s\n' $(1) $@ &&)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: help all tests fuzzers analyze check check-deep check-header demo bench deb deb-kernel clean install uninstall abi
+.PHONY: help all tests fuzzers analyze check check-deep check-header demo soak bench deb deb-kernel clean install uninstall abi
 
 help: ## show this text
 	@echo 'Usage: make TARGET'
@@ -73,6 +75,11 @@ demo: ## show virtual machines sharing memory in the patched kernel (GUEST="a.el
 	@tools/setup base kernel vm
 	@$(MAKE) -s all $(BUILD)/guests/initramfs
 	@demo/run $(GUEST)
+
+soak: ## start and end guests for HOURS=1 in the patched kernel (SOAK="--help" tells how else)
+	@tools/setup base kernel vm
+	@$(MAKE) -s all $(BUILD)/tests/functional $(BUILD)/guests/initramfs
+	@tests/soak/run $(if $(HOURS),--hours $(HOURS)) $(SOAK)
 
 bench: ## measure DKSM against KSM and draw build/bench/report.html (hours)
 	@tools/setup base kernel vm guests bench
@@ -164,9 +171,9 @@ $(BUILD)/bin/dksm: $(CLI_OBJ) $(BUILD)/libdksm.a
 	@mkdir -p $(@D)
 	$(call say,LD) $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/tests/init: tests/vm/init.c
+$(VM_ALONE:%=$(BUILD)/tests/%): $(BUILD)/tests/%: tests/vm/%.c
 	@mkdir -p $(@D)
-	$(call say,CCLD) $(COMPILE) -static -MF $(BUILD)/tests/init.d -o $@ $<
+	$(call say,CCLD) $(COMPILE) -static -MF $@.d -o $@ $<
 
 $(BUILD)/tests/functional: $(VM_PARTS:%.c=$(BUILD)/obj/%.o)
 
@@ -244,4 +251,4 @@ $(BUILD)/analyze/cppcheck.ok: $(ANALYZE_SRC) $(wildcard */*.h tests/*/*.h) Makef
 include bench/guests/guests.mk
 
 -include $(wildcard $(BUILD)/*/*/*.d $(BUILD)/fuzz/obj/*/*.d $(BUILD)/*/tests/*/*.d \
-	$(BUILD)/fuzz/obj/tests/*/*.d $(BUILD)/tests/init.d)
+	$(BUILD)/fuzz/obj/tests/*/*.d $(BUILD)/tests/*.d)
