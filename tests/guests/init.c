@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * The only program of a guest of ours: PID 1 of its initramfs. It fills some
- * memory with a pattern that is the same in every guest, says on the console
- * that it is ready and then waits. Each line it is sent makes it check the
+ * memory (2 MiB, or memory_pages=N on the kernel's command line) with a pattern that
+ * is the same in every guest, says on the console that it is ready and then waits.
+ * Each line it is sent makes it check the
  * pattern, write to every page of it, check again and answer "intact" or
  * "corrupt": a merged page that lost its contents, or that a write went wrong
  * on, shows here.
@@ -11,15 +12,16 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define PAGES 512
 #define WORDS (4096 / sizeof(uint64_t))
 
-static uint64_t memory[PAGES][WORDS] __attribute__((aligned(4096)));
+static size_t pages = 512;
+static uint64_t (*memory)[WORDS];
 static uint64_t writes;		/* how often every page was written to */
 
 static uint64_t pattern(size_t page, size_t word)
@@ -31,7 +33,13 @@ static uint64_t pattern(size_t page, size_t word)
 
 static void fill(void)
 {
-	for (size_t page = 0; page < PAGES; page++)
+	memory = mmap(NULL, pages * sizeof(*memory), PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED) {
+		perror("mmap");
+		exit(1);
+	}
+	for (size_t page = 0; page < pages; page++)
 		for (size_t word = 0; word < WORDS; word++)
 			memory[page][word] = pattern(page, word);
 }
@@ -39,7 +47,7 @@ static void fill(void)
 static void write_to_each_page(void)
 {
 	writes++;
-	for (size_t page = 0; page < PAGES; page++)
+	for (size_t page = 0; page < pages; page++)
 		memory[page][page % WORDS] = writes;
 }
 
@@ -48,7 +56,7 @@ static int count_bad(void)
 {
 	int bad = 0;
 
-	for (size_t page = 0; page < PAGES; page++) {
+	for (size_t page = 0; page < pages; page++) {
 		size_t word = 0;
 
 		while (word < WORDS && memory[page][word] == pattern(page, word))
@@ -86,8 +94,11 @@ static void answer(void)
 int main(void)
 {
 	char line[16];
+	const char *wanted = getenv("memory_pages");
 
 	open_console();
+	if (wanted)
+		pages = strtoul(wanted, NULL, 10);
 	fill();
 	printf("guest ready\n");
 	fflush(stdout);
