@@ -67,7 +67,7 @@ enum idle_phase {
 };
 
 /**
- * struct idle - one idle moment
+ * struct idle - one idle moment; large, so not on the stack
  * @vm:		whose; DKSM_MM_IDLE is held
  * @ops:	see there
  * @vcpu:	for @ops
@@ -379,7 +379,7 @@ static bool twin_find(struct twin *twin, struct page *page, u64 hash)
 }
 
 /* Map the frame that was published for its content, if it is still that. */
-static void twin_merge(struct idle *idle, struct twin *twin)
+static noinline_for_stack void twin_merge(struct idle *idle, struct twin *twin)
 {
 	unsigned long address = twin->address;
 	DECLARE_BITMAP(wanted, PTRS_PER_PTE) = { };
@@ -464,7 +464,8 @@ static bool page_is_wanted(struct idle *idle, struct step *step,
 	       twin_find(&step->twin, page, hash);
 }
 
-static void step_choose(struct idle *idle, struct step *step)
+static noinline_for_stack void step_choose(struct idle *idle,
+					   struct step *step)
 {
 	u32 *block = seen_block(idle->member, step->start, false);
 	unsigned long address;
@@ -643,18 +644,20 @@ static bool idle_due(struct dksm_vm *vm, struct mm_struct *mm)
 	return true;
 }
 
-static void idle_moment(struct idle *idle)
+/* The first one in a domain allocates its table; see step_time(). */
+static bool idle_begin(struct idle *idle, u64 begin)
 {
-	u64 begin = ktime_get_ns();
-
-	/* The first one in a domain allocates its table; see step_time(). */
 	idle->batch = dksm_batch_alloc(DKSM_BATCH_QUICK);
 	idle->join = dksm_batch_alloc(DKSM_BATCH_QUICK | DKSM_BATCH_JOIN);
-	if (idle->batch && idle->join) {
-		sights_get(idle->domain, populated_pages(idle->mm));
-		step_time(idle, ktime_get_ns() - begin);
-		idle_work(idle);
-	}
+	if (!idle->batch || !idle->join)
+		return false;
+	sights_get(idle->domain, populated_pages(idle->mm));
+	step_time(idle, ktime_get_ns() - begin);
+	return true;
+}
+
+static void idle_end(struct idle *idle, u64 begin)
+{
 	if (idle->vm->phase != IDLE_REST)
 		idle->vm->gain += idle_gain(idle);
 	dksm_batch_free(idle->join);
@@ -663,6 +666,28 @@ static void idle_moment(struct idle *idle)
 	atomic_long_add(idle->report.ns, &idle->domain->totals.idle_ns);
 	dksm_stat_add(idle->member, &idle->member->stat.idle, &idle->report);
 	trace_dksm_idle(idle->mm, &idle->report, idle->vm->phase);
+}
+
+static void idle_moment(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
+			void *vcpu)
+{
+	struct idle *idle = kzalloc(sizeof(*idle), DKSM_GFP);
+	u64 begin = ktime_get_ns();
+
+	if (!idle)
+		return;
+	idle->vm = vm;
+	idle->ops = ops;
+	idle->vcpu = vcpu;
+	idle->mm = current->mm;
+	idle->member = idle->mm->dksm;
+	idle->domain = idle->member->domain;
+	idle->learn = !(READ_ONCE(idle->member->attached) &
+			DKSM_ATTACH_NO_LEARN) && !vm->passes;
+	if (idle_begin(idle, begin))
+		idle_work(idle);
+	idle_end(idle, begin);
+	kfree(idle);
 }
 
 /**
@@ -687,16 +712,8 @@ void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 	    !test_bit(DKSM_VM_LOADED, &vm->flags) ||
 	    test_and_set_bit_lock(DKSM_MM_IDLE, &member->flags))
 		return;
-	if (idle_due(vm, current->mm) && !ops->should_stop(vcpu)) {
-		struct idle idle = {
-			.vm = vm, .ops = ops, .vcpu = vcpu, .mm = current->mm,
-			.member = member, .domain = member->domain,
-			.learn = !(attached & DKSM_ATTACH_NO_LEARN) &&
-				 !vm->passes,
-		};
-
-		idle_moment(&idle);
-	}
+	if (idle_due(vm, current->mm) && !ops->should_stop(vcpu))
+		idle_moment(vm, ops, vcpu);
 	clear_bit_unlock(DKSM_MM_IDLE, &member->flags);
 }
 EXPORT_SYMBOL_GPL(dksm_vm_idle);
