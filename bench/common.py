@@ -38,7 +38,7 @@ def run(parser, measure):
             result = measure(POLICIES[name](), images, options, machines)
             print(json.dumps({"policy": name, "images": [image.name for image in images],
                               "memory_mib": [image.memory // MIB for image in images],
-                              "cpus": os.cpu_count(), **result}), flush=True)
+                              "cpus": len(os.sched_getaffinity(0)), **result}), flush=True)
         finally:
             for machine in machines:
                 machine.kill()

@@ -271,7 +271,7 @@ def parse():
     parser.add_argument("--policy", action="append", choices=list(POLICIES))
     parser.add_argument("--count", type=int, default=8, help="VMs of each image")
     parser.add_argument("--memory", type=int, default=0, help="MiB of each VM")
-    parser.add_argument("--parallel", type=int, default=os.cpu_count(),
+    parser.add_argument("--parallel", type=int, default=len(os.sched_getaffinity(0)),
                         help="VMs that boot at a time")
     parser.add_argument("--boot-limit", type=int, default=300, help="seconds")
     parser.add_argument("--settle-limit", type=int, default=180, help="seconds")

@@ -6,8 +6,8 @@
  *
  * The share "vmrun" holds what to run, in files of NUL-terminated strings: args,
  * env, cwd, keep (directories that must stay visible below a tmpfs) and perhaps
- * out (a directory shared for results) and modules (where lib/modules of this
- * kernel is). Ports: 1 stdout, 2 stderr, 3 status.
+ * out (a directory shared for results), modules (where lib/modules of this
+ * kernel is) and spare (empty: no program is to run on CPU 0). Ports: 1 stdout, 2 stderr, 3 status.
  * The command writes to pipes; ports can be opened only once, pipes by anyone.
  */
 #define _GNU_SOURCE
@@ -16,6 +16,7 @@
 #include <glob.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -177,6 +178,18 @@ static void start_loopback(void)
 	if (s < 0 || ioctl(s, SIOCSIFFLAGS, &request))
 		die("loopback");
 	close(s);
+}
+
+/* Inherited by all programs. */
+static void leave_cpu_0(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		die("affinity");
+	CPU_CLR(0, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("affinity");
 }
 
 /* Those of KVM; the processor wants one of the two. */
@@ -369,6 +382,8 @@ int main(void)
 
 	if (!args.n || !cwd.n)
 		die("nothing to run");
+	if (!faccessat(share, "spare", F_OK, 0))
+		leave_cpu_0();
 	mount_around(read_strings(share, "keep"));
 	close(share);
 	if (out.n)
