@@ -21,6 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, ".."), os.path.join(HERE, "../../demo")]
 
 import vmms                                             # noqa: E402
+from stacks import Stacks                               # noqa: E402
 from machine import MIB, Failure, Image, Machine        # noqa: E402
 
 CGROUP = "/sys/fs/cgroup/soak"
@@ -160,6 +161,7 @@ class Churn:
         self.launcher = ["sh", "-c", f'echo $$ >{CGROUP}/cgroup.procs && exec "$@"', "sh"]
         if options.attach:
             self.launcher += ["dksm", "run", "--domain", "soak", "--"]
+        self.stacks = Stacks() if options.stacks else None
         self.places = [Place(number, self) for number in range(options.places)]
         self.begin = time.monotonic()
         self.counts = {"started": 0, "checked": 0, "ended": 0, "wrong_pages": 0, "lost": 0, "why": [],
@@ -205,6 +207,8 @@ class Churn:
 
     def report(self):
         stat = read_stat()
+        if self.stacks:
+            self.counts["stacks"] = self.stacks.deepest
         self.counts.update(swapped_out=stat["pswpout"], swapped_in=stat["pswpin"],
                            seconds=round(time.monotonic() - self.begin))
         path = f"{self.options.out}/counts.json"
@@ -222,6 +226,8 @@ class Churn:
                 if time.monotonic() >= action[1]:
                     action[0]()
                     action[1] = time.monotonic() + self.dice.uniform(0, action[2])
+            if self.stacks:
+                self.stacks.sample()
             time.sleep(0.02)
         for place in self.places:
             place.end()
@@ -247,6 +253,7 @@ def main():
     parser.add_argument("--attach", action="store_true", help="under dksm run")
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stacks", action="store_true", help="keep the deepest stacks: see stacks.py")
     parser.add_argument("--places", type=int, default=5, help="guests at a time")
     parser.add_argument("--memory", type=int, default=256, help="MiB of a guest")
     churn = Churn(parser.parse_args())
