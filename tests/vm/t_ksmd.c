@@ -125,12 +125,36 @@ static void unmergeable_over_our_frames(void)
 	peer_merge(&p[0], dom);
 	EXPECT(peer_merge(&p[1], dom), .merged = N);
 	CHECK_EQ(peer_madvise(&p[0], 0, N, MADV_UNMERGEABLE), 0);
+	check_shared(&p[0], &p[1], 0, N);
 	peers_verify(p, 2);
 	peer_poke(&p[0], 0, 0, 1);
 	peer_poke(&p[1], 1, 0, 1);
 	peers_verify(p, 2);
 	peer_merge(&p[0], dom);
 	check_shared(&p[0], &p[1], 2, N - 2);
+	peers_verify(p, 2);
+}
+
+/* KSM lets go of what is its own: neither our frames nor our zero pages. */
+static void ksm_unmerges_its_own(void)
+{
+	int dom = domain_open("");
+	struct peer p[2];
+
+	start_mergeable(p, 2);
+	for (int i = 0; i < 2; i++)
+		peer_fill(&p[i], N / 2, N / 2, SEED_ZERO, 0);
+	peer_merge(&p[0], dom);
+	EXPECT(peer_merge(&p[1], dom), .merged = N / 2, .zero = N / 2);
+	ksm_scans(3);
+	ksm_run(2);
+	check_shared(&p[0], &p[1], 0, N);
+	CHECK_EQ(count_flag(p[1].pid, peer_page(&p[1], N / 2), N / 2, KPF_ZERO_PAGE), N / 2);
+	CHECK_EQ(dksm_process(p[0].pid, "cow_breaks"), 0);
+	peers_verify(p, 2);
+	ksm_run(0);
+	peer_poke(&p[0], 0, 0, 1);
+	peer_poke(&p[1], N - 1, 0, 1);
 	peers_verify(p, 2);
 }
 
@@ -264,6 +288,7 @@ const struct test tests_ksmd[] = {
 	{ "ksm_merged_first", ksm_merged_first, TEST_KSMD },
 	{ "ksm_runs_afterwards", ksm_runs_afterwards, TEST_KSMD },
 	{ "unmergeable_over_our_frames", unmergeable_over_our_frames, TEST_KSMD },
+	{ "ksm_unmerges_its_own", ksm_unmerges_its_own, 0 },
 	{ "zero_pages_of_both", zero_pages_of_both, TEST_KSMD },
 	{ "ksmd_runs_meanwhile", ksmd_runs_meanwhile, TEST_KSMD },
 	{ "ksmd_unmerges_meanwhile", ksmd_unmerges_meanwhile, TEST_KSMD },
