@@ -30,7 +30,8 @@ static const struct test *const lists[] = {
 	tests_kinds, tests_unmerge, tests_huge, tests_pin, tests_track,
 	tests_reclaim, tests_move, tests_memcg, tests_ksmd, tests_access,
 	tests_args, tests_race, tests_kvm, tests_attach, tests_load,
-	tests_idle, tests_learn, tests_tenants, tests_faults, tests_guests,
+	tests_second, tests_idle, tests_lasting, tests_learn, tests_tenants, tests_faults,
+	tests_guests,
 };
 
 static unsigned int timeout_seconds = 300;
@@ -47,6 +48,9 @@ static struct knob {
 	{ DKSM_SYSFS "max_page_sharing", "" },
 	{ DKSM_SYSFS "use_zero_pages", "" },
 	{ DKSM_SYSFS "learn", "" },
+	{ DKSM_SYSFS "load_pages", "" },
+	{ DKSM_SYSFS "huge_min", "" },
+	{ DKSM_SYSFS "busy_percent", "" },
 	{ DKSM_SYSFS "merge_across_nodes", "" },
 	{ THP_SYSFS "hugepages-64kB/enabled", "" },
 	{ KSM_SYSFS "pages_to_scan", "" },

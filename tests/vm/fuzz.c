@@ -168,7 +168,8 @@ static const struct arg_kind {
 			   "unmerge", "exit", "kill"),
 	[ARG_STAT] = WORDS("process", "global", "domain"),
 	[ARG_KNOB] = WORDS("max_page_sharing", "use_zero_pages",
-			   "merge_across_nodes", "learn"),
+			   "merge_across_nodes", "learn", "load_pages",
+			   "huge_min", "busy_percent"),
 };
 
 static const char *const domain_names[] = {
@@ -1198,7 +1199,10 @@ static void op_knob(const u64 *a)
 {
 	static const struct {
 		u64 min, max;
-	} limits[] = { { 2, INT_MAX / 2 }, { 0, 1 }, { 0, 1 }, { 0, 32768 } };
+	} limits[] = {
+		{ 2, INT_MAX / 2 }, { 0, 1 }, { 0, 1 }, { 0, 32768 },
+		{ 0, INT_MAX }, { 1, 512 }, { 0, 100 },
+	};
 	bool valid = a[1] >= limits[a[0]].min && a[1] <= limits[a[0]].max;
 	char path[80];
 	int err;

@@ -81,7 +81,7 @@ static void attach_bad_input(void)
 	int kthreadd = SYS((int)syscall(SYS_pidfd_open, 2, 0));
 
 	CHECK_EQ(attach_raw(dom, size - 4, 0, p.pidfd, 0), -EINVAL);
-	CHECK_EQ(attach_raw(dom, size, 4, p.pidfd, 0), -EINVAL);
+	CHECK_EQ(attach_raw(dom, size, 8, p.pidfd, 0), -EINVAL);
 	CHECK_EQ(attach_raw(dom, size, 1U << 31, p.pidfd, 0), -EINVAL);
 	CHECK_EQ(attach_raw(dom, size, 0, p.pidfd, 1), -EINVAL);
 	CHECK_EQ(attach_raw(dom, size, 0, -2, 0), -EBADF);

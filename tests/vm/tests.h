@@ -136,6 +136,8 @@ extern const struct test tests_kvm[];
 extern const struct test tests_attach[];
 extern const struct test tests_load[];
 extern const struct test tests_idle[];
+extern const struct test tests_second[];
+extern const struct test tests_lasting[];
 extern const struct test tests_learn[];
 extern const struct test tests_tenants[];
 extern const struct test tests_faults[];

@@ -16,6 +16,7 @@
 #include <linux/mm_types.h>
 #include <linux/page-flags.h>
 
+struct kvm_vcpu;
 struct linux_binprm;
 struct list_head;
 struct pid;
@@ -112,51 +113,45 @@ static inline void dksm_exit(struct mm_struct *mm)
 
 enum {
 	DKSM_VM_BUSY,		/* bit lock */
-	DKSM_VM_LOADED,		/* was merged before it ran */
+	DKSM_VM_LOADED,		/* was merged before it ran, or ran before that */
 };
 
 /**
  * struct dksm_vm - what is known of a virtual machine
  * @flags:	DKSM_VM_*, bit numbers
- * @phase:	of idle merging, see mm/dksm/idle.c
- * @cursor:	address where idle merging goes on
- * @passes:	complete passes of idle merging
- * @gain:	pages merged so far in this one, in earlier idle moments
- * @again:	there is to be another one, a second after the last
- * @rested_at:	jiffies at the end of the last one
- * @next_pages:	populated pages of the process from which on there is a next one
+ * @cursor:	address where the merge before it runs goes on; DKSM_VM_BUSY
+ * @looked:	pages that it has looked at so far; likewise
  *
- * All zero for a new one.  All but @flags: by whoever holds DKSM_MM_IDLE of the
- * process's membership.
+ * All zero for a new one.
  */
 struct dksm_vm {
 	unsigned long flags;
-	unsigned int phase;
-	unsigned int passes;
-	bool again;
-	unsigned long gain;
 	unsigned long cursor;
-	unsigned long rested_at;
-	unsigned long next_pages;
+	unsigned long looked;
 };
 
 /**
  * struct dksm_vm_ops - what merging asks of a virtual machine
- * @next_range:	finds the first guest memory [*start, *end) of the process at or
- *		above *start; false if there is none
+ * @next_range:	finds the first guest memory [*start, *end) at or above *start: of
+ *		the virtual machine before it runs, of its process when it is idle;
+ *		1 if there is some, 0 if there is none, -EAGAIN if it cannot be
+ *		said now
  * @should_stop: must the virtual processor do something else at once?
  */
 struct dksm_vm_ops {
-	bool (*next_range)(void *vcpu, unsigned long *start,
-			   unsigned long *end);
+	int (*next_range)(void *vcpu, unsigned long *start, unsigned long *end);
 	bool (*should_stop)(void *vcpu);
 };
 
 bool dksm_vm_is_due(struct dksm_vm *vm);
+bool dksm_vm_may_busy(const struct dksm_vm *vm);
 void dksm_vm_load(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 		  void *vcpu);
 void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 		  void *vcpu);
+void dksm_vm_busy(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
+		  void *vcpu);
+void dksm_vcpu_busy(struct kvm_vcpu *vcpu);
 
 #else /* !CONFIG_DKSM */
 
@@ -207,6 +202,10 @@ static inline void dksm_exit(struct mm_struct *mm)
 static inline int dksm_exec(struct linux_binprm *bprm)
 {
 	return 0;
+}
+
+static inline void dksm_vcpu_busy(struct kvm_vcpu *vcpu)
+{
 }
 
 #endif /* CONFIG_DKSM */

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/pid.h>
 #include <linux/ptrace.h>
 #include <linux/sched/mm.h>
@@ -55,7 +56,7 @@ static long ioctl_info(void __user *arg)
 static long ioctl_domain(struct file *file, void __user *arg)
 {
 	const u32 known = DKSM_DOMAIN_CREATE | DKSM_DOMAIN_EXCL |
-			  DKSM_DOMAIN_FRESH_FRAMES;
+			  DKSM_DOMAIN_FRESH_FRAMES | DKSM_DOMAIN_UNTRUSTED;
 	struct dksm_domain_args args;
 	struct dksm_domain *domain;
 	u32 usize;
@@ -213,6 +214,25 @@ static int attach_run(struct file *file, unsigned int cmd,
 }
 
 /*
+ * What runs a virtual machine already is merged at once, whatever it does: by the one
+ * who asks for it, as by a merge call.
+ */
+static void attach_merge(struct mm_struct *mm)
+{
+	struct dksm_mm *member = mm->dksm;
+	struct dksm_report report = { };
+
+	/* What of it is guest memory, only its own threads can tell. */
+	if (!mm_has_notifiers(mm) ||
+	    READ_ONCE(member->attached) & DKSM_ATTACH_NO_VMM)
+		return;
+	if (member->domain->untrusted)
+		dksm_merge(mm, 0, TASK_SIZE_MAX & PAGE_MASK, true, &report);
+	else
+		dksm_attach_merge(mm);
+}
+
+/*
  * No exec meanwhile: either it is over, and the new mm is attached, or it is still
  * to come, and takes the attachment along.  @task is asked for again, since an
  * exec by another thread replaces it.
@@ -231,16 +251,24 @@ static int task_attach(struct file *file, unsigned int cmd,
 		ret = PTR_ERR(mm);
 	} else {
 		ret = attach_run(file, cmd, mm, args->flags);
-		mmput(mm);
+		if (ret || cmd == DKSM_IOC_DETACH) {
+			mmput(mm);
+			mm = NULL;
+		}
 	}
 	mutex_unlock(&task->signal->cred_guard_mutex);
+	if (!IS_ERR_OR_NULL(mm)) {
+		attach_merge(mm);
+		mmput(mm);
+	}
 	return ret;
 }
 
 static long ioctl_attach(struct file *file, unsigned int cmd, void __user *arg)
 {
 	const u32 known = cmd == DKSM_IOC_ATTACH ?
-			  DKSM_ATTACH_NO_IDLE | DKSM_ATTACH_NO_LEARN : 0;
+			  DKSM_ATTACH_NO_IDLE | DKSM_ATTACH_NO_LEARN |
+			  DKSM_ATTACH_NO_VMM : 0;
 	struct dksm_attach_args args;
 	struct task_struct *task;
 	u32 usize;

@@ -15,6 +15,7 @@
 #include <linux/cred.h>
 #include <linux/ctype.h>
 #include <linux/ksm.h>
+#include <linux/memcontrol.h>
 #include <linux/mmap_lock.h>
 #include <linux/random.h>
 #include <linux/rhashtable.h>
@@ -72,19 +73,27 @@ static struct dksm_domain *domain_create(const char *name, u32 flags)
 
 	refcount_set(&domain->refs, 1);
 	domain->owner = current_euid();
-	domain->fresh_frames = flags & DKSM_DOMAIN_FRESH_FRAMES;
+	domain->untrusted = flags & DKSM_DOMAIN_UNTRUSTED;
+	domain->fresh_frames = flags & (DKSM_DOMAIN_FRESH_FRAMES |
+					DKSM_DOMAIN_UNTRUSTED);
 	spin_lock_init(&domain->lock);
 	INIT_LIST_HEAD(&domain->extents);
 	INIT_LIST_HEAD(&domain->members);
 	get_random_bytes(&domain->seed, sizeof(domain->seed));
-	err = dksm_index_init(domain);
+	err = dksm_candidates_init(domain);
+	if (!err)
+		err = dksm_index_init(domain);
 	if (err) {
+		dksm_candidates_free(domain);
 		kfree(domain);
 		return ERR_PTR(err);
 	}
+	domain->memcg = get_mem_cgroup_from_mm(current->mm);
 	err = dksm_domain_sysfs_add(domain, name);
 	if (err) {
 		rhashtable_destroy(&domain->index);
+		dksm_candidates_free(domain);
+		mem_cgroup_put(domain->memcg);
 		kobject_put(&domain->kobj);
 		return ERR_PTR(err);
 	}
@@ -116,7 +125,8 @@ struct dksm_domain *dksm_domain_open(const char *name, u32 flags)
 		domain = ERR_PTR(-EEXIST);
 	else if (!dksm_domain_may_use(domain))
 		domain = ERR_PTR(-EACCES);
-	else if (flags & DKSM_DOMAIN_FRESH_FRAMES && !domain->fresh_frames)
+	else if ((flags & DKSM_DOMAIN_FRESH_FRAMES && !domain->fresh_frames) ||
+		 (flags & DKSM_DOMAIN_UNTRUSTED && !domain->untrusted))
 		domain = ERR_PTR(-EINVAL);
 	else
 		dksm_domain_get(domain);
@@ -139,6 +149,12 @@ static void totals_keep(const struct dksm_totals *totals)
 			&dksm_past.merge_ns);
 	atomic_long_add(atomic_long_read(&totals->idle_ns),
 			&dksm_past.idle_ns);
+	atomic_long_add(atomic_long_read(&totals->idle_passes),
+			&dksm_past.idle_passes);
+	atomic_long_add(atomic_long_read(&totals->idle_changed),
+			&dksm_past.idle_changed);
+	atomic_long_add(atomic_long_read(&totals->idle_hashed),
+			&dksm_past.idle_hashed);
 	atomic_long_add(atomic_long_read(&totals->huge_split),
 			&dksm_past.huge_split);
 }
@@ -161,7 +177,8 @@ void dksm_domain_put(struct dksm_domain *domain)
 	mutex_unlock(&dksm_domains_lock);
 
 	dksm_learn_free(domain);
-	dksm_sights_free(domain);
+	dksm_candidates_free(domain);
+	mem_cgroup_put(domain->memcg);
 	VM_WARN_ON_ONCE(atomic_long_read(&domain->frames));
 	VM_WARN_ON_ONCE(atomic_long_read(&domain->metadata));
 	rhashtable_destroy(&domain->index);
@@ -181,6 +198,7 @@ static struct dksm_mm *member_alloc(struct mm_struct *mm,
 	INIT_LIST_HEAD(&member->maps);
 	spin_lock_init(&member->stat_lock);
 	xa_init(&member->seen);
+	INIT_WORK(&member->tidy, dksm_maps_work);
 	return member;
 }
 
@@ -338,7 +356,10 @@ void __dksm_exit(struct mm_struct *mm)
 
 	mm->dksm = NULL;
 	atomic_long_sub(mm_ksm_zero_pages(mm), &ksm_zero_pages);
+	cancel_work_sync(&member->tidy);
+	dksm_second_free(member->busy);
 	dksm_maps_disown(member);
 	dksm_seen_free(member);
+	dksm_candidates_shrink(member->domain);
 	member_free(member);
 }

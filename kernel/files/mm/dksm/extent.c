@@ -535,6 +535,25 @@ bool dksm_index_has(struct dksm_domain *domain, u64 hash)
 	return has;
 }
 
+/**
+ * dksm_index_get - a node that might have a frame of this content
+ * @domain: where
+ * @hash: of the content
+ *
+ * Return: the node, with a reference to its extent; or NULL.
+ */
+struct dksm_node *dksm_index_get(struct dksm_domain *domain, u64 hash)
+{
+	struct dksm_node *node;
+
+	rcu_read_lock();
+	node = rhashtable_lookup_fast(&domain->index, &hash, index_params);
+	if (node && !dksm_extent_tryget(dksm_node_extent(node)))
+		node = NULL;
+	rcu_read_unlock();
+	return node;
+}
+
 /* A frame that was copied, held for a tick. */
 struct held_frame {
 	struct llist_node list;
@@ -596,7 +615,9 @@ void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
 	atomic_long_inc(&extent->domain->totals.cow_breaks);
 	if (member) {
 		atomic_long_inc(&member->cow_breaks);
-		dksm_learn_break(member, node);
+		/* The VMM itself loads, resets, pins: that is not the guest. */
+		if (!(vmf->flags & FAULT_FLAG_USER))
+			dksm_learn_break(member, node);
 	}
 	trace_dksm_cow_break(vmf->vma->vm_mm, vmf->address, folio_pfn(folio));
 }
@@ -609,6 +630,9 @@ void __dksm_zero_break(struct vm_fault *vmf)
 
 	if (vmf->flags & FAULT_FLAG_UNSHARE || !is_ksm_zero_pte(vmf->orig_pte))
 		return;
+	atomic_long_inc(&member->zero_breaks);
+	if (vmf->flags & FAULT_FLAG_USER)
+		return;		/* as in __dksm_cow_break() */
 	dksm_learn_zero_break(member, vma, vmf->address);
 }
 

@@ -1,48 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Merging what a guest populated while it booted, on time that it does not use.
+ * Merging what guests populated or changed since they were loaded, on time that they
+ * do not use.
  *
  * When a virtual processor of an attached process has nothing to do and no other
- * one is in the guest, it works on a *pass* over guest memory, a few pages at a
- * time, and asks before each step whether an event has come.  It goes on where it
- * was at the next idle moment.  A pass has two phases:
+ * one is in the guest, it works on a *pass* over the memory of the process, a few
+ * pages at a time, and asks before each step whether an event has come.  It goes on
+ * where it was at the next idle moment.  A pass has two phases:
  *
  *   look   remember a hash of each page
- *   act    pages whose hash is still the same, so that were not written to since:
- *            zero, or known to the index    merge
- *            seen in another page           publish, and have that one join
- *            else                           remember that it was seen
+ *   act    merge on second sight what has not changed since (second.c)
  *
- * Hashes are taken of pages that may change meanwhile, and are only ever hints.
- * Everything that maps is done by merge.c, with the comparisons made there.
+ * When there is to be one is said by round.c.
  *
- * A second pass comes a second later, when what booted has settled.  It and those
- * after it heed nothing that was learned: what is still as it was loaded was not
- * written to by the boot.  Another pass follows as long as the last was worth it,
- * but at most PASSES_MAX.  From then on there is none until the process has
- * populated an eighth more: so all of those together cost at most nine times the
- * last one.
- *
- * A page that was *seen* is remembered by hash and pfn, without a reference.
- * Whoever held the page may be gone by the time the content turns up again, and
- * the page be somebody else's, who is in another domain or in none.  So the reverse
- * map is asked first, and only the page of a member that takes part is looked at.
+ * A guest that is never idle is worked for at moments when its thread is in the kernel
+ * anyway, on a small part of its time.  Whoever attaches a process that runs a virtual
+ * machine already does a pass of its own.
  */
 #include <linux/dksm.h>
 #include <linux/export.h>
 #include <linux/jiffies.h>
 #include <linux/ksm.h>
-#include <linux/log2.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/pagewalk.h>
-#include <linux/rmap.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
-#include <linux/vmalloc.h>
-#include <linux/workqueue.h>
 #include <trace/events/dksm.h>
 
 #include "../internal.h"
@@ -53,49 +39,57 @@
  * work on another process, too.
  */
 #define STEP_PAGES	4
+/* VMAs and page tables without pages that a step may pass. */
+#define STEP_TRIES	16
 
-/* Passes that come one after the other; a page in 128 is worth one more. */
-#define PASSES_MIN	2
-#define PASSES_MAX	8
-#define PASS_WORTH(pages)	max((pages) / 128, 16UL)
+/*
+ * Time of a guest that is never idle which may be used; 0: none.  At 1 %, a moment
+ * comes every 10 ms: longer than it takes to prepare for it, and no guest is late.
+ */
+unsigned int dksm_busy_percent = 1;
+#define BUSY_NS		(100 * NSEC_PER_USEC)
 
-/* vm->phase; each value may be left for the next one only. */
-enum idle_phase {
-	IDLE_LOOK,
-	IDLE_ACT,
-	IDLE_REST,
+/**
+ * struct idle_range - where guest memory is
+ * @from:	from here to @start there is none
+ * @start:	guest memory
+ * @end:	its end; all 0 if not known yet
+ */
+struct idle_range {
+	unsigned long from;
+	unsigned long start;
+	unsigned long end;
 };
 
 /**
- * struct idle - one idle moment; large, so not on the stack
- * @vm:		whose; DKSM_MM_IDLE is held
- * @ops:	see there
+ * struct idle - some work on a pass; large, so not on the stack
+ * @ops:	see there; NULL for whoever attaches the process
  * @vcpu:	for @ops
+ * @deadline:	stop at this time, in nanoseconds; 0 for never
  * @mm:		of the virtual machine
- * @member:	of @mm
- * @domain:	of @member
- * @batch:	for what is merged
- * @join:	for what joins in other processes
- * @report:	what was done; @scanned counts pages acted on
- * @learn:	heed what was learned: in the first pass, if at all
+ * @member:	of @mm; DKSM_MM_IDLE is held
+ * @attached:	what @member was when this began
+ * @round:	in @member
+ * @range:	where guest memory is
+ * @second:	for what is merged
+ * @guest:	what was done in guest memory, or by whoever attaches
+ * @vmm:	what was done elsewhere
  */
 struct idle {
-	struct dksm_vm *vm;
 	const struct dksm_vm_ops *ops;
 	void *vcpu;
+	u64 deadline;
 	struct mm_struct *mm;
 	struct dksm_mm *member;
-	struct dksm_domain *domain;
-	struct dksm_batch *batch;
-	struct dksm_batch *join;
-	struct dksm_report report;
-	bool learn;
+	u32 attached;
+	struct dksm_idle *round;
+	struct idle_range range;
+	struct dksm_second *second;
+	struct dksm_report guest;
+	struct dksm_report vmm;
 };
 
-/*
- * Hashes: of the pages below a page table, by address.  DKSM_MM_IDLE is held: the
- * virtual machines of a process take turns.
- */
+/* Hashes: of the pages below a page table, by address. */
 
 static u32 *seen_block(struct dksm_mm *member, unsigned long address,
 		       bool create)
@@ -119,14 +113,9 @@ static void seen_forget(struct dksm_mm *member, unsigned long address)
 	kfree(xa_erase(&member->seen, address >> PMD_SHIFT));
 }
 
-static unsigned int seen_index(unsigned long address)
-{
-	return (address & ~PMD_MASK) >> PAGE_SHIFT;
-}
-
 /**
  * dksm_seen_free - forget what was seen of an mm
- * @member: its membership, which goes
+ * @member: its membership, which goes, or DKSM_MM_IDLE is held
  */
 void dksm_seen_free(struct dksm_mm *member)
 {
@@ -138,372 +127,54 @@ void dksm_seen_free(struct dksm_mm *member)
 	xa_destroy(&member->seen);
 }
 
-/* Sights: contents seen once in a domain. */
-
-#define SIGHT_WAYS	4
-#define SIGHT_SETS_MAX	BIT(18)	/* 8 MiB; 1 Mi pages, 4 GiB of them */
-
-/* Upper half of the hash, and page frame; all 0 if free. */
-struct sight {
-	u32 tag;
-	u32 pfn;
-};
-
-struct dksm_sights {
-	spinlock_t lock;	/* sight */
-	u32 sets;		/* a power of two */
-	struct sight sight[][SIGHT_WAYS];
-};
-
-static size_t sights_bytes(u32 sets)
-{
-	struct dksm_sights *sights;
-
-	return struct_size(sights, sight, sets);
-}
-
-/* Large enough for twice what the first virtual machine has, if there is room. */
-static struct dksm_sights *sights_get(struct dksm_domain *domain,
-				      unsigned long pages)
-{
-	/* Pairs with cmpxchg() below. */
-	struct dksm_sights *sights = smp_load_acquire(&domain->sights);
-	u32 sets;
-
-	if (sights)
-		return sights;
-	sets = clamp(roundup_pow_of_two(pages / 2 + 1), BIT(10),
-		     SIGHT_SETS_MAX);
-	/* kvzalloc() would round the size up to twice as much. */
-	sights = __vmalloc(sights_bytes(sets), DKSM_GFP | __GFP_ZERO);
-	if (!sights)
-		return NULL;
-	spin_lock_init(&sights->lock);
-	sights->sets = sets;
-	if (cmpxchg(&domain->sights, NULL, sights)) {
-		vfree(sights);
-		return domain->sights;
-	}
-	atomic_long_add(sights_bytes(sets), &domain->metadata);
-	return sights;
-}
-
-/**
- * dksm_sights_free - forget what was seen in a domain
- * @domain: without members
- */
-void dksm_sights_free(struct dksm_domain *domain)
-{
-	if (!domain->sights)
-		return;
-	atomic_long_sub(sights_bytes(domain->sights->sets), &domain->metadata);
-	vfree(domain->sights);
-}
-
-/*
- * Where a content is, or where there is room for it, or what has to go.  Each may
- * be in two sets, so that hardly ever both are full: contents of one full set
- * would drive each other out in every pass.
- */
-static struct sight *sight_way(struct dksm_sights *sights, u64 hash, u32 tag)
-{
-	u64 set[] = { hash & (sights->sets - 1),
-		      hash >> 16 & (sights->sets - 1) };
-	struct sight *way, *free = NULL;
-	int i;
-
-	for (i = 0; i < 2 * SIGHT_WAYS; i++) {
-		way = &sights->sight[set[i % 2]][i / 2];
-		if (way->pfn && way->tag == tag)
-			return way;
-		if (!way->pfn && !free)
-			free = way;
-	}
-	return free ?: &sights->sight[set[0]][(hash >> 24) % SIGHT_WAYS];
-}
-
-/*
- * Has this content been seen in another page?  Its pfn, or 0; then this one is
- * remembered, in place of @stale or of an older one if need be.
- */
-static unsigned long sight_twin(struct dksm_sights *sights, u64 hash,
-				unsigned long pfn, unsigned long stale)
-{
-	struct sight new = { .tag = hash >> 32, .pfn = pfn };
-	unsigned long twin = 0;
-	struct sight *way;
-
-	if (new.pfn != pfn)
-		return 0;	/* above 16 TiB */
-	spin_lock(&sights->lock);
-	way = sight_way(sights, hash, new.tag);
-	if (!way->pfn || way->tag != new.tag || way->pfn == stale)
-		*way = new;
-	else if (way->pfn != pfn)
-		twin = way->pfn;
-	spin_unlock(&sights->lock);
-	return twin;
-}
-
-/*
- * Merge the wanted pages of [@start, @end).  Of a huge page, let the batch see all
- * the rest, too: splitting it leaves zero pages that have to be marked as ours.
- */
-static void merge_wanted(struct dksm_batch *batch, struct vm_area_struct *vma,
-			 pmd_t *pmd, unsigned long start, unsigned long end,
-			 unsigned long *wanted)
-{
-	unsigned long table = start & PMD_MASK;
-
-	if (pmd_trans_huge(pmdp_get_lockless(pmd))) {
-		start = max(table, vma->vm_start);
-		end = min(table + PMD_SIZE, vma->vm_end);
-	}
-	bitmap_shift_right(wanted, wanted, seen_index(start), PTRS_PER_PTE);
-	dksm_batch_merge(batch, vma, pmd, start, end, wanted);
-}
-
-/**
- * struct twin - a page of this or another process that has the same content
- * @pfn:	the page
- * @domain:	of which the process is a member
- * @mm:		of the process, with a reference; NULL if there is none
- * @address:	where it maps the page
- */
-struct twin {
-	unsigned long pfn;
-	struct dksm_domain *domain;
-	struct mm_struct *mm;
-	unsigned long address;
-};
-
-/* A reference to the process, if it is one that takes part in idle merging. */
-static bool twin_mm_get(struct twin *twin, struct mm_struct *mm)
-{
-	/* Freed only after its VMAs left the tree that is being walked. */
-	struct dksm_mm *member = READ_ONCE(mm->dksm);
-	u32 attached = member ? READ_ONCE(member->attached) : 0;
-
-	return attached && !(attached & DKSM_ATTACH_NO_IDLE) &&
-	       member->domain == twin->domain && mmget_not_zero(mm);
-}
-
-static bool twin_found(struct folio *folio, struct vm_area_struct *vma,
-		       unsigned long address, void *arg)
-{
-	struct twin *twin = arg;
-
-	address += (twin->pfn - folio_pfn(folio)) << PAGE_SHIFT;
-	if (address < vma->vm_start || address >= vma->vm_end ||
-	    !twin_mm_get(twin, vma->vm_mm))
-		return true;
-	twin->mm = vma->vm_mm;
-	twin->address = address;
-	return false;
-}
-
-/* A reference to the page that has this number now, if it might be a twin. */
-static struct page *twin_page(unsigned long pfn)
-{
-	struct page *page = pfn_to_online_page(pfn);
-	struct folio *folio = page ? page_folio(page) : NULL;
-
-	/* Slabs and the like are not to be locked: see page_idle_get_folio(). */
-	if (!folio || !folio_test_lru(folio) || !folio_try_get(folio))
-		return NULL;
-	if (page_folio(page) == folio && folio_test_lru(folio) &&
-	    folio_test_anon(folio) &&
-	    !folio_test_ksm(folio) && !folio_is_zone_device(folio) &&
-	    !PageHWPoison(page))
-		return page;
-	folio_put(folio);
-	return NULL;
-}
-
-static void twin_walk(struct twin *twin, struct folio *folio)
-{
-	struct rmap_walk_control rwc = {
-		.arg = twin,
-		.rmap_one = twin_found,
-		/* No mmap_lock is held: the anon_vma might go. */
-		.anon_lock = folio_lock_anon_vma_read,
-		.try_lock = true,
-	};
-
-	if (!folio_trylock(folio))
-		return;
-	if (folio_test_anon(folio) && !folio_test_ksm(folio) &&
-	    folio_mapped(folio))
-		rmap_walk(folio, &rwc);
-	folio_unlock(folio);
-}
-
-static void twin_put(struct twin *twin)
-{
-	mmput_async(twin->mm);
-	twin->mm = NULL;
-}
-
-/*
- * Find who maps the page now, and see whether it still equals @page: pages move, and
- * take their content along, and a page is not its own twin.
- */
-static bool twin_locate(struct twin *twin, struct page *page)
-{
-	struct page *other = twin_page(twin->pfn);
-
-	if (!other)
-		return false;
-	twin_walk(twin, page_folio(other));
-	if (twin->mm && !dksm_pages_equal(other, page))
-		twin_put(twin);
-	put_page(other);
-	return twin->mm;
-}
-
-/* Another page of this content, if one was seen; else this one is remembered. */
-static bool twin_find(struct twin *twin, struct page *page, u64 hash)
-{
-	struct dksm_sights *sights = twin->domain->sights;
-	unsigned long pfn = page_to_pfn(page);
-
-	if (!sights)
-		return false;
-	twin->pfn = sight_twin(sights, hash, pfn, pfn);
-	if (!twin->pfn)
-		return false;
-	if (twin_locate(twin, page))
-		return true;
-	sight_twin(sights, hash, pfn, twin->pfn);
-	return false;
-}
-
-/* Map the frame that was published for its content, if it is still that. */
-static noinline_for_stack void twin_merge(struct idle *idle, struct twin *twin)
-{
-	unsigned long address = twin->address;
-	DECLARE_BITMAP(wanted, PTRS_PER_PTE) = { };
-	struct vm_area_struct *vma;
-	pmd_t *pmd;
-
-	if (!mmap_read_trylock(twin->mm))
-		return;
-	vma = vma_lookup(twin->mm, address);
-	pmd = vma ? mm_find_pmd(twin->mm, address) : NULL;
-	__set_bit(seen_index(address), wanted);
-	if (pmd && vma->anon_vma &&
-	    dksm_vma_skip_reason(vma) == DKSM_NOT_SKIPPED) {
-		dksm_batch_begin(idle->join, twin->mm->dksm, &idle->report);
-		merge_wanted(idle->join, vma, pmd, address,
-			     address + PAGE_SIZE, wanted);
-	}
-	mmap_read_unlock(twin->mm);
-}
-
-/* Steps: a few pages of one VMA and one page table, and a twin of the last. */
+/* Steps: a few pages of one VMA and one page table. */
 
 struct step {
 	struct vm_area_struct *vma;
 	pmd_t *pmd;
 	unsigned long start;
 	unsigned long end;
-	struct twin twin;
-	DECLARE_BITMAP(wanted, PTRS_PER_PTE);
 };
-
-/* A page that might be merged, with a reference, or NULL. */
-static struct page *step_page(struct step *step, unsigned long address)
-{
-	struct page *page = NULL;
-	struct folio_walk fw;
-	struct folio *folio;
-
-	folio = folio_walk_start(&fw, step->vma, address, 0);
-	if (!folio)
-		return NULL;
-	if (folio_test_anon(folio) && !folio_test_ksm(folio) &&
-	    !folio_is_zone_device(folio) && !PageHWPoison(fw.page)) {
-		folio_get(folio);
-		page = fw.page;
-	}
-	folio_walk_end(&fw, step->vma);
-	return page;
-}
-
-static bool page_is_zero(struct idle *idle, struct page *page)
-{
-	return READ_ONCE(dksm_use_zero_pages) &&
-	       !mm_forbids_zeropage(idle->mm) &&
-	       dksm_pages_equal(page, ZERO_PAGE(0));
-}
 
 static void step_look(struct idle *idle, struct step *step)
 {
 	u32 *block = seen_block(idle->member, step->start, true);
 	unsigned long address;
-	struct page *page;
 
 	for (address = step->start; block && address < step->end;
-	     address += PAGE_SIZE) {
-		page = step_page(step, address);
-		if (!page)
-			continue;
-		block[seen_index(address)] = dksm_page_hash(idle->domain, page);
-		put_page(page);
-	}
+	     address += PAGE_SIZE)
+		if (dksm_second_hash(idle->second->domain, step->vma, address,
+				     &block[(address & ~PMD_MASK) >> PAGE_SHIFT]))
+			idle->second->hashed++;
 }
 
-static bool page_is_wanted(struct idle *idle, struct step *step,
-			   struct page *page, u64 hash)
+/* The end of a page table or VMA: begin again, to split what is huge, or forget. */
+static void step_act_end(struct idle *idle, struct step *step)
 {
-	if (page_is_zero(idle, page))
-		return true;
-	if (idle->learn && dksm_learned_volatile(idle->domain, dksm_learn_content(hash)))
-		return false;
-	return dksm_index_has(idle->domain, hash) ||
-	       twin_find(&step->twin, page, hash);
+	unsigned long table = step->start & PMD_MASK;
+
+	if (dksm_second_again(idle->second))
+		idle->round->cursor = max(table, step->vma->vm_start);
+	else if (!(step->end & ~PMD_MASK))
+		seen_forget(idle->member, step->start);
 }
 
-static noinline_for_stack void step_choose(struct idle *idle,
-					   struct step *step)
+static void step_act(struct idle *idle, struct step *step, unsigned long end)
 {
 	u32 *block = seen_block(idle->member, step->start, false);
-	unsigned long address;
-	struct page *page;
-	u64 hash;
+	unsigned long next = step->end;
 
-	for (address = step->start; block && address < step->end &&
-	     !step->twin.mm; address += PAGE_SIZE) {
-		page = step_page(step, address);
-		if (!page)
-			continue;
-		hash = dksm_page_hash(idle->domain, page);
-		if ((u32)hash == block[seen_index(address)] &&
-		    page_is_wanted(idle, step, page, hash))
-			__set_bit(seen_index(address), step->wanted);
-		put_page(page);
-	}
-	step->end = block ? address : step->end;
+	if (block)
+		next = dksm_second_merge(idle->second, step->vma, step->pmd,
+					 step->start, step->end, block);
+	idle->round->cursor = next;
+	if (!(next & ~PMD_MASK) || next == step->vma->vm_end || next == end)
+		step_act_end(idle, step);
 }
 
-static void step_merge(struct idle *idle, struct step *step)
-{
-	if (bitmap_empty(step->wanted, PTRS_PER_PTE))
-		return;
-	dksm_batch_begin(idle->batch, idle->member, &idle->report);
-	merge_wanted(idle->batch, step->vma, step->pmd, step->start, step->end,
-		     step->wanted);
-}
-
-static void step_act(struct idle *idle, struct step *step)
-{
-	step_choose(idle, step);
-	step_merge(idle, step);
-}
-
-/* Where the next step is, or how far there is nothing; mmap_lock is held. */
-static bool step_find(struct idle *idle, struct step *step,
-		      unsigned long *cursor, unsigned long end)
+/* Does a step begin at the cursor?  If not, it moves over where there is nothing. */
+static bool step_begins(struct idle *idle, struct step *step,
+			unsigned long *cursor, unsigned long end)
 {
 	struct vm_area_struct *vma = find_vma(idle->mm, *cursor);
 	unsigned long next;
@@ -529,69 +200,83 @@ static bool step_find(struct idle *idle, struct step *step,
 	return true;
 }
 
+/* Where the next step is; not looked for too long.  mmap_lock is held. */
+static bool step_find(struct idle *idle, struct step *step, unsigned long end)
+{
+	unsigned long *cursor = &idle->round->cursor;
+	int tries;
+
+	for (tries = 0; tries < STEP_TRIES && *cursor < end; tries++)
+		if (step_begins(idle, step, cursor, end))
+			return true;
+	return false;
+}
+
+/* A vCPU waits for nobody, whoever attaches may. */
+static bool idle_mmap_lock(struct idle *idle)
+{
+	return idle->ops ? mmap_read_trylock(idle->mm) :
+			   !mmap_read_lock_killable(idle->mm);
+}
+
 /* False if mmap_lock is not to be had: then this moment is over. */
 static bool idle_step(struct idle *idle, unsigned long end)
 {
-	struct step step = { .twin.domain = idle->domain };
+	struct step step;
 
-	if (!mmap_read_trylock(idle->mm))
+	/* A vCPU goes on when there is room again, whoever attaches makes it. */
+	if (!dksm_candidates_fit(idle->second->domain,
+				 idle->ops ? 0 : SIZE_MAX) && idle->ops)
 		return false;
-	if (step_find(idle, &step, &idle->vm->cursor, end)) {
-		if (idle->vm->phase == IDLE_LOOK)
+	if (!idle_mmap_lock(idle))
+		return false;
+	if (step_find(idle, &step, end)) {
+		if (idle->round->phase == DKSM_IDLE_LOOK) {
 			step_look(idle, &step);
-		else
-			step_act(idle, &step);
-		if (idle->vm->phase == IDLE_ACT && !(step.end & ~PMD_MASK))
-			seen_forget(idle->member, step.start);
-		idle->vm->cursor = step.end;
+			idle->round->cursor = step.end;
+		} else {
+			step_act(idle, &step, end);
+		}
 	}
 	mmap_read_unlock(idle->mm);
-	if (step.twin.mm) {
-		twin_merge(idle, &step.twin);
-		twin_put(&step.twin);
-	}
+	dksm_second_join(idle->second);
 	return true;
-}
-
-static unsigned long populated_pages(struct mm_struct *mm)
-{
-	return get_mm_counter(mm, MM_ANONPAGES) + mm_ksm_zero_pages(mm);
 }
 
 static unsigned long idle_gain(struct idle *idle)
 {
-	return idle->report.merged + idle->report.published +
-	       idle->report.zero;
+	return idle->guest.merged + idle->guest.published + idle->guest.zero +
+	       idle->vmm.merged + idle->vmm.published + idle->vmm.zero +
+	       idle->second->joined;
 }
 
 static void pass_end(struct idle *idle)
 {
-	unsigned long pages = populated_pages(idle->mm);
-	unsigned long gain = idle->vm->gain + idle_gain(idle);
-
-	spin_lock(&idle->member->stat_lock);
-	idle->member->stat.passes++;
-	spin_unlock(&idle->member->stat_lock);
-	idle->vm->next_pages = pages + max(pages / 8, 256UL);
-	idle->vm->passes++;
-	idle->vm->again = idle->vm->passes < PASSES_MIN ||
-			  (idle->vm->passes < PASSES_MAX &&
-			   gain > PASS_WORTH(pages));
-	idle->vm->gain = 0;
-	idle->vm->rested_at = jiffies;
+	idle->round->gain += idle_gain(idle);
+	dksm_seen_free(idle->member);
+	dksm_round_pass(idle->member);
+	dksm_maps_tidy(idle->member);
 }
 
 /* The memory of this phase is done. */
 static void phase_end(struct idle *idle)
 {
-	idle->vm->cursor = 0;
-	if (idle->vm->phase++ == IDLE_ACT)
+	idle->round->cursor = 0;
+	if (idle->round->phase == DKSM_IDLE_LOOK) {
+		idle->round->alone = 0;
+		idle->round->unstable = 0;
+		idle->round->phase = DKSM_IDLE_ACT;
+	} else {
+		idle->round->phase = DKSM_IDLE_REST;
 		pass_end(idle);
+	}
 }
+
+/* Moments */
 
 static void step_time(struct idle *idle, u64 ns)
 {
-	if (ns <= READ_ONCE(idle->member->stat.step_ns_max))
+	if (!idle->ops || ns <= READ_ONCE(idle->member->stat.step_ns_max))
 		return;
 	spin_lock(&idle->member->stat_lock);
 	idle->member->stat.step_ns_max =
@@ -599,95 +284,182 @@ static void step_time(struct idle *idle, u64 ns)
 	spin_unlock(&idle->member->stat_lock);
 }
 
-/*
- * Pages that the guest has just populated wait for the LRU lists in batches of
- * some CPU, which hold references: they would be taken for pinned.  Draining all
- * of them waits for every CPU, so a worker does it, once for each pass.
- */
-static void lru_drain(struct work_struct *work)
+/* Guest memory at or after the cursor; false if that cannot be said now. */
+static bool idle_find_range(struct idle *idle)
 {
-	lru_add_drain_all();
+	struct idle_range *range = &idle->range;
+	unsigned long cursor = idle->round->cursor;
+	unsigned long start = cursor, end = 0;
+	int found;
+
+	if (!idle->ops || (cursor >= range->from && cursor < range->end))
+		return true;
+	found = idle->ops->next_range(idle->vcpu, &start, &end);
+	if (found < 0)
+		return false;
+	range->from = cursor;
+	range->start = found ? start : ULONG_MAX;
+	range->end = found ? end : ULONG_MAX;
+	return true;
 }
 
-static DECLARE_WORK(lru_drain_work, lru_drain);
+/*
+ * Where to go on, and how far at most: nothing is in both guest memory and not.
+ * False if there is nothing any more.
+ */
+static bool idle_next(struct idle *idle, unsigned long *end)
+{
+	const struct idle_range *range = &idle->range;
+	unsigned long cursor = idle->round->cursor;
+
+	idle->second->report = &idle->guest;
+	*end = ULONG_MAX & PAGE_MASK;
+	if (!idle->ops)
+		return cursor < *end;
+	if (cursor < range->start && idle->attached & DKSM_ATTACH_NO_VMM) {
+		cursor = min(range->start, *end);
+		idle->round->cursor = cursor;
+	}
+	if (cursor < range->start)
+		idle->second->report = &idle->vmm;
+	*end = min(*end, cursor < range->start ? range->start : range->end);
+	return cursor < *end;
+}
+
+static bool idle_should_stop(struct idle *idle)
+{
+	if (!idle->ops)
+		return fatal_signal_pending(current);
+	return (idle->deadline && ktime_get_ns() >= idle->deadline) ||
+	       idle->ops->should_stop(idle->vcpu);
+}
 
 static void idle_work(struct idle *idle)
 {
-	struct dksm_vm *vm = idle->vm;
+	struct dksm_idle *round = idle->round;
 	unsigned long end;
 	bool go_on = true;
 	u64 begin;
 
-	if (vm->phase == IDLE_LOOK && !vm->cursor)
-		schedule_work(&lru_drain_work);
-	while (go_on && vm->phase != IDLE_REST &&
-	       !idle->ops->should_stop(idle->vcpu)) {
+	/* Pages that were just populated would be taken for pinned. */
+	if (idle->ops && round->phase == DKSM_IDLE_LOOK && !round->cursor)
+		dksm_drain_later();
+	while (go_on && round->phase != DKSM_IDLE_REST && !idle_should_stop(idle)) {
 		begin = ktime_get_ns();
-		if (idle->ops->next_range(idle->vcpu, &vm->cursor, &end))
+		go_on = idle_find_range(idle);
+		if (go_on && idle_next(idle, &end))
 			go_on = idle_step(idle, end);
-		else
+		else if (go_on)
 			phase_end(idle);
 		step_time(idle, ktime_get_ns() - begin);
 		cond_resched();
 	}
 }
 
-/* Is there anything to do?  Starts the next pass if it is time. */
-static bool idle_due(struct dksm_vm *vm, struct mm_struct *mm)
-{
-	if (vm->phase != IDLE_REST)
-		return true;
-	if (populated_pages(mm) < vm->next_pages &&
-	    !(vm->again && time_after(jiffies, vm->rested_at + HZ)))
-		return false;
-	vm->phase = IDLE_LOOK;
-	return true;
-}
-
-/* The first one in a domain allocates its table; see step_time(). */
-static bool idle_begin(struct idle *idle, u64 begin)
-{
-	idle->batch = dksm_batch_alloc(DKSM_BATCH_QUICK);
-	idle->join = dksm_batch_alloc(DKSM_BATCH_QUICK | DKSM_BATCH_JOIN);
-	if (!idle->batch || !idle->join)
-		return false;
-	sights_get(idle->domain, populated_pages(idle->mm));
-	step_time(idle, ktime_get_ns() - begin);
-	return true;
-}
-
-static void idle_end(struct idle *idle, u64 begin)
-{
-	if (idle->vm->phase != IDLE_REST)
-		idle->vm->gain += idle_gain(idle);
-	dksm_batch_free(idle->join);
-	dksm_batch_free(idle->batch);
-	idle->report.ns = ktime_get_ns() - begin;
-	atomic_long_add(idle->report.ns, &idle->domain->totals.idle_ns);
-	dksm_stat_add(idle->member, &idle->member->stat.idle, &idle->report);
-	trace_dksm_idle(idle->mm, &idle->report, idle->vm->phase);
-}
-
-static void idle_moment(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
-			void *vcpu)
+static struct idle *idle_alloc(struct dksm_mm *member, u32 attached,
+			       unsigned int flags)
 {
 	struct idle *idle = kzalloc(sizeof(*idle), DKSM_GFP);
+
+	if (!idle)
+		return NULL;
+	idle->mm = member->mm;
+	idle->member = member;
+	idle->attached = attached;
+	idle->round = &member->idle;
+	idle->second = member->busy ?: dksm_second_alloc(member, flags);
+	member->busy = NULL;
+	if (!idle->second) {
+		kfree(idle);
+		return NULL;
+	}
+	idle->second->flags = flags;
+	idle->second->hashed = 0;
+	idle->second->joined = 0;
+	idle->second->walk = &member->idle.walk;
+	idle->second->round = &member->idle;
+	idle->second->report = &idle->guest;
+	return idle;
+}
+
+/**
+ * dksm_idle_spent - count what was spent on looking
+ * @member: for whom
+ * @hashed: pages
+ * @ns: nanoseconds
+ */
+void dksm_idle_spent(struct dksm_mm *member, unsigned long hashed, u64 ns)
+{
+	struct dksm_totals *totals = &member->domain->totals;
+
+	atomic_long_add(ns, &totals->idle_ns);
+	atomic_long_add(hashed, &totals->idle_hashed);
+	spin_lock(&member->stat_lock);
+	member->stat.hashed += hashed;
+	spin_unlock(&member->stat_lock);
+}
+
+static void idle_account(struct idle *idle, u64 begin)
+{
+	struct dksm_mm *member = idle->member;
+
+	if (idle->round->phase != DKSM_IDLE_REST)
+		idle->round->gain += idle_gain(idle);
+	idle->guest.ns = ktime_get_ns() - begin;
+	dksm_idle_spent(member, idle->second->hashed, idle->guest.ns);
+	dksm_stat_add(member, idle->ops ? &member->stat.idle :
+					  &member->stat.attach, &idle->guest);
+	dksm_stat_add(member, &member->stat.vmm, &idle->vmm);
+	trace_dksm_idle(idle->mm, &idle->guest, idle->round->phase);
+}
+
+/* To prepare for a moment takes longer than a busy one lasts: keep that for the next. */
+static void idle_free(struct idle *idle)
+{
+	if (idle->deadline && idle->round->phase != DKSM_IDLE_REST)
+		idle->member->busy = idle->second;
+	else
+		dksm_second_free(idle->second);
+	kfree(idle);
+}
+
+static void idle_moment(struct dksm_mm *member, u32 attached, u64 ns,
+			const struct dksm_vm_ops *ops, void *vcpu)
+{
 	u64 begin = ktime_get_ns();
+	struct idle *idle = idle_alloc(member, attached, DKSM_BATCH_QUICK);
+	const struct dksm_idle *round = &member->idle;
 
 	if (!idle)
 		return;
-	idle->vm = vm;
 	idle->ops = ops;
 	idle->vcpu = vcpu;
-	idle->mm = current->mm;
-	idle->member = idle->mm->dksm;
-	idle->domain = idle->member->domain;
-	idle->learn = !(READ_ONCE(idle->member->attached) &
-			DKSM_ATTACH_NO_LEARN) && !vm->passes;
-	if (idle_begin(idle, begin))
-		idle_work(idle);
-	idle_end(idle, begin);
-	kfree(idle);
+	idle->deadline = ns ? begin + ns : 0;
+	idle->second->learn = !(attached & DKSM_ATTACH_NO_LEARN) &&
+			      round->fresh && !round->passes;
+	step_time(idle, ktime_get_ns() - begin);
+	idle_work(idle);
+	idle_account(idle, begin);
+	idle_free(idle);
+}
+
+static bool idle_lock(struct dksm_mm *member)
+{
+	return !test_and_set_bit_lock(DKSM_MM_IDLE, &member->flags);
+}
+
+static void idle_unlock(struct dksm_mm *member)
+{
+	clear_bit_unlock(DKSM_MM_IDLE, &member->flags);
+}
+
+/* What the process is attached with, if it is to be merged when idle. */
+static u32 idle_attached(const struct dksm_vm *vm, const struct dksm_mm *member)
+{
+	u32 attached = READ_ONCE(member->attached);
+
+	return attached & DKSM_ATTACH_NO_IDLE || member->domain->untrusted ||
+	       !test_bit(DKSM_VM_LOADED, &vm->flags) ? 0 : attached;
 }
 
 /**
@@ -706,18 +478,102 @@ void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 		  void *vcpu)
 {
 	struct dksm_mm *member = READ_ONCE(current->mm->dksm);
-	u32 attached = READ_ONCE(member->attached);
+	u32 attached = idle_attached(vm, member);
 
-	if (!attached || attached & DKSM_ATTACH_NO_IDLE ||
-	    !test_bit(DKSM_VM_LOADED, &vm->flags) ||
-	    test_and_set_bit_lock(DKSM_MM_IDLE, &member->flags))
+	if (!attached || !idle_lock(member))
 		return;
-	if (idle_due(vm, current->mm) && !ops->should_stop(vcpu))
-		idle_moment(vm, ops, vcpu);
-	clear_bit_unlock(DKSM_MM_IDLE, &member->flags);
+	if (dksm_round_due(member) && !ops->should_stop(vcpu))
+		idle_moment(member, attached, 0, ops, vcpu);
+	idle_unlock(member);
 }
 EXPORT_SYMBOL_GPL(dksm_vm_idle);
 
-#ifdef CONFIG_DKSM_KUNIT_TEST
-#include "tests/idle_kunit.c"
-#endif
+/* For a moment, and then not before that is its part of the time. */
+static void busy_moment(struct dksm_mm *member, u32 attached,
+			const struct dksm_vm_ops *ops, void *vcpu)
+{
+	unsigned int percent = clamp(READ_ONCE(dksm_busy_percent), 1U, 100U);
+	u64 begin = ktime_get_ns(), end;
+
+	if (begin < member->idle.busy_ns)
+		return;
+	idle_moment(member, attached, BUSY_NS, ops, vcpu);
+	end = ktime_get_ns();
+	member->idle.busy_ns = end + (end - begin) * (100 - percent) / percent;
+}
+
+/**
+ * dksm_vm_may_busy - is it worth calling dksm_vm_busy()?
+ * @vm: the virtual machine, of current->mm
+ *
+ * Once in a jiffy at most, so that nothing else need be cheap.
+ */
+bool dksm_vm_may_busy(const struct dksm_vm *vm)
+{
+	const struct dksm_mm *member = READ_ONCE(current->mm->dksm);
+	unsigned long now = jiffies;
+
+	return member && READ_ONCE(dksm_busy_percent) &&
+	       READ_ONCE(member->idle.busy_at) != now &&
+	       idle_attached(vm, member);
+}
+EXPORT_SYMBOL_GPL(dksm_vm_may_busy);
+
+/**
+ * dksm_vm_busy - a virtual processor is in the kernel, and goes back to the guest
+ * @vm: the virtual machine, of current->mm, for which dksm_vm_may_busy()
+ * @ops: see there
+ * @vcpu: for @ops
+ *
+ * As dksm_vm_idle(), for guests that are never idle: on dksm_busy_percent of the time.
+ *
+ * Context: may sleep.
+ */
+void dksm_vm_busy(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
+		  void *vcpu)
+{
+	struct dksm_mm *member = READ_ONCE(current->mm->dksm);
+	u32 attached = idle_attached(vm, member);
+
+	if (!attached || !idle_lock(member))
+		return;
+	WRITE_ONCE(member->idle.busy_at, jiffies);
+	if (dksm_round_due(member))
+		busy_moment(member, attached, ops, vcpu);
+	idle_unlock(member);
+}
+EXPORT_SYMBOL_GPL(dksm_vm_busy);
+
+/**
+ * dksm_attach_merge - merge the virtual machines that a process runs already
+ * @mm: attached with idle merging; the caller holds a reference on mm_users
+ *
+ * A pass of its own over all of its memory, whoever of its threads runs; one that is
+ * under way is waited for.  A fatal signal ends it.
+ *
+ * Context: process, no locks held.  May sleep.
+ */
+void dksm_attach_merge(struct mm_struct *mm)
+{
+	struct dksm_mm *member = mm->dksm;
+	u32 attached = READ_ONCE(member->attached);
+	bool learn = !(attached & DKSM_ATTACH_NO_LEARN), locked;
+	u64 begin = ktime_get_ns();
+	struct idle *idle;
+
+	lru_add_drain_all();
+	while (!(locked = idle_lock(member)) && !fatal_signal_pending(current))
+		schedule_timeout_killable(1);
+	if (!locked)
+		return;
+	idle = idle_alloc(member, attached, learn ? DKSM_BATCH_LEARN : 0);
+	if (idle) {
+		idle->second->learn = learn;
+		dksm_seen_free(member);
+		dksm_round_begin(member, DKSM_WHY_ATTACHED);
+		idle_work(idle);
+		idle_account(idle, begin);
+		idle_free(idle);
+	}
+	idle_unlock(member);
+}

@@ -26,6 +26,7 @@
 #define _MM_DKSM_INTERNAL_H
 
 #include <linux/atomic.h>
+#include <linux/bitmap.h>
 #include <linux/bits.h>
 #include <linux/dksm.h>
 #include <linux/kobject.h>
@@ -38,10 +39,12 @@
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/uidgid.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 #include <uapi/linux/dksm.h>
 
 struct anon_vma;
+struct mem_cgroup;
 
 /* Memory that is nice to have; and for those who must not wait for it. */
 #define DKSM_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN)
@@ -53,7 +56,36 @@ struct dksm_totals {
 	atomic_long_t merge_calls;	/* loads included, idle merging not */
 	atomic_long_t merge_ns;
 	atomic_long_t idle_ns;
+	atomic_long_t idle_passes;
+	atomic_long_t idle_changed;	/* pages, when rounds of passes began */
+	atomic_long_t idle_hashed;	/* pages */
 	atomic_long_t huge_split;	/* large folios */
+};
+
+struct dksm_candidate_table;
+
+/**
+ * struct dksm_candidates - contents that one page is known to have
+ * @lock:	protects the tables and @nr and @added
+ * @table:	where new ones go
+ * @old:	its contents are moved to @table; or NULL
+ * @nr:		entries of @table
+ * @added:	of these, such as were new
+ * @sets:	of @table; read locklessly
+ * @failed_at:	jiffies when there was no memory for another; or 0
+ * @resize:	held while the table is rebuilt
+ * @work:	does so
+ */
+struct dksm_candidates {
+	spinlock_t lock;	/* tables */
+	struct dksm_candidate_table *table;
+	struct dksm_candidate_table *old;
+	u32 nr;
+	u32 added;
+	u32 sets;
+	unsigned long failed_at;
+	struct mutex resize;	/* one at a time */
+	struct work_struct work;
 };
 
 /**
@@ -63,6 +95,8 @@ struct dksm_totals {
  * @kobj:	the folder in sysfs; its release frees the domain
  * @owner:	effective user id of the creator
  * @fresh_frames: publish copies; never changes
+ * @untrusted:	members do not trust each other: publish on first sight, nothing
+ *		when idle, learn nothing; never changes
  * @index:	hash of a frame's content -> node; lookups under RCU
  * @seed:	of the hash: what is in one domain tells nothing of another's hashes
  * @lock:	protects @extents and @members; taken with interrupts off
@@ -72,7 +106,8 @@ struct dksm_totals {
  * @frames:	live frames
  * @metadata:	bytes in extents, maps and tables
  * @learned:	table of volatile contents, or NULL; set once
- * @sights:	table of contents seen once, or NULL; set once
+ * @memcg:	of the creator, with a reference; or NULL
+ * @candidates:	contents seen once; charged to @memcg
  * @totals:	see there
  */
 struct dksm_domain {
@@ -81,6 +116,7 @@ struct dksm_domain {
 	struct kobject kobj;
 	kuid_t owner;
 	bool fresh_frames;
+	bool untrusted;
 	struct rhashtable index;
 	u64 seed;
 	spinlock_t lock;	/* extents, members */
@@ -89,24 +125,165 @@ struct dksm_domain {
 	atomic_long_t frames;
 	atomic_long_t metadata;
 	struct dksm_learned *learned;
-	struct dksm_sights *sights;
+	struct mem_cgroup *memcg;
+	struct dksm_candidates candidates;
 	struct dksm_totals totals;
+};
+
+/* Why a round of passes began. */
+enum dksm_why {
+	DKSM_WHY_NONE,		/* none has */
+	DKSM_WHY_GROWN,		/* an eighth more is populated */
+	DKSM_WHY_CHANGED,	/* enough has changed, and it had rested */
+	DKSM_WHY_OWED,		/* pages could not join others, a while ago */
+	DKSM_WHY_ATTACHED,
 };
 
 /**
  * struct dksm_mm_stat - what was done for the virtual machines of an mm
  * @load:	merged before their first instruction
- * @idle:	merged when they were idle; @scanned counts looks
+ * @attach:	merged by the one who attached the process
+ * @idle:	guest memory merged when they were idle, or by others when those had the
+ *		same contents; @scanned counts pages acted on
+ * @vmm:	as @idle, of what is not guest memory
  * @vms:	virtual machines that were merged at their first KVM_RUN
  * @passes:	complete passes over memory of idle virtual machines
+ * @rounds:	passes that follow each other count once
+ * @changed:	pages that had changed when rounds began
+ * @hashed:	pages looked at
+ * @why:	the last round began
  * @step_ns_max: longest time between two looks for events while idle
  */
 struct dksm_mm_stat {
 	struct dksm_report load;
+	struct dksm_report attach;
 	struct dksm_report idle;
+	struct dksm_report vmm;
 	u64 vms;
 	u64 passes;
+	u64 rounds;
+	u64 changed;
+	u64 hashed;
+	enum dksm_why why;
 	u64 step_ns_max;
+};
+
+/* Huge pages of others that a walk over one page table may count twins of. */
+#define DKSM_HUGE_TWINS		4
+
+/**
+ * struct dksm_huge_twin - a huge page that might be split
+ * @mm:		of whom; only compared
+ * @table:	where it begins
+ * @pages:	that would be merged; 0: the entry is free
+ */
+struct dksm_huge_twin {
+	struct mm_struct *mm;
+	unsigned long table;
+	unsigned int pages;
+};
+
+/**
+ * struct dksm_table_walk - a walk over the pages below one page table
+ * @table:	where that begins
+ * @deferred:	small pages have twins in huge pages
+ * @again:	the second walk: what is worth it is split
+ * @wanted:	pages of a huge page that would be merged
+ * @left:	pages that were left, so as not to split a huge page
+ * @twins:	huge pages that have their twins
+ */
+struct dksm_table_walk {
+	unsigned long table;
+	bool deferred;
+	bool again;
+	unsigned int wanted;
+	unsigned int left;
+	struct dksm_huge_twin twins[DKSM_HUGE_TWINS];
+};
+
+/* Of a pass; the last is followed by the first. */
+enum dksm_idle_phase {
+	DKSM_IDLE_REST,
+	DKSM_IDLE_LOOK,
+	DKSM_IDLE_ACT,
+};
+
+/* Pages that a pass left, of each kind, which are looked at again. */
+#define DKSM_SAMPLES	8UL
+
+/**
+ * struct dksm_sample - a page that a pass left as it was
+ * @address:	of the page
+ * @hash:	of its content then
+ */
+struct dksm_sample {
+	unsigned long address;
+	u32 hash;
+};
+
+/**
+ * struct dksm_idle - passes over an mm, and what pays for them; see round.c
+ * @phase:	of the pass
+ * @cursor:	address where it goes on, in idle.c
+ * @walk:	of the page table there
+ * @passes:	complete passes of this round
+ * @fresh:	most of the memory is new in this round, as after a boot
+ * @again:	there is to be another pass, a second after the last
+ * @why:	this round began
+ * @gain:	pages merged so far in this pass, in earlier idle moments
+ * @round_gain:	pages merged in this round
+ * @round_due:	pages that had changed when it began
+ * @doubled:	how often the part that has to change was doubled
+ * @rested_at:	jiffies at the end of the last pass
+ * @rest:	jiffies from then until change alone begins a round
+ * @next_pages:	populated pages of the process that begin one at once
+ * @changed:	pages that changed since the round began
+ * @owed:	pages that could not join others since then
+ * @populated:	pages of the process, when these were counted last
+ * @copies:	copies of its merged pages, likewise
+ * @counted_at:	jiffies when that was
+ * @alone:	pages that the last pass left, since nobody else has them
+ * @unstable:	pages that it left, since they were just written to; 0 once these
+ *		are among @changed
+ * @sample:	some of @alone, and of @unstable
+ * @asked_at:	jiffies when it was asked last if they are to be looked at
+ * @sampled_at:	jiffies when they were
+ * @sample_wait: jiffies from then until they are again; 0: not by time
+ * @ran:	ns that the threads of the process had run then
+ * @busy_at:	jiffies when a guest that is never idle asked last
+ * @busy_ns:	time from which on such a guest may be worked for
+ *
+ * All zero for a new process.
+ */
+struct dksm_idle {
+	enum dksm_idle_phase phase;
+	unsigned long cursor;
+	struct dksm_table_walk walk;
+	unsigned int passes;
+	bool fresh;
+	bool again;
+	enum dksm_why why;
+	unsigned long gain;
+	unsigned long round_gain;
+	unsigned long round_due;
+	unsigned int doubled;
+	unsigned long rested_at;
+	unsigned long rest;
+	unsigned long next_pages;
+	unsigned long changed;
+	unsigned long owed;
+	unsigned long populated;
+	unsigned long copies;
+	unsigned long counted_at;
+	unsigned long alone;
+	unsigned long unstable;
+	struct dksm_sample sample[2][DKSM_SAMPLES];
+	unsigned long asked_at;
+	unsigned long sampled_at;
+	unsigned long sample_wait;
+	u64 ran;
+	unsigned long busy_at;
+	u64 busy_ns;
 };
 
 /**
@@ -116,13 +293,20 @@ struct dksm_mm_stat {
  * @node:	in @domain->members
  * @lock:	protects @maps
  * @maps:	the maps that this mm added
+ * @nr_maps:	how many
+ * @prune_at:	how many there have to be for them to be looked through
+ * @tidy:	looks through them
  * @flags:	DKSM_MM_IDLE, a bit lock: one thread does idle merging
  * @attached:	DKSM_MM_ATTACHED and DKSM_ATTACH_*, or 0; read locklessly
  * @merged_at:	jiffies of the last merge by a trigger; read locklessly
  * @cow_breaks:	writes of this mm that copied a frame
+ * @zero_breaks: writes of this mm to merged pages of zeroes
+ * @owed:	pages that could not join when others published their twins
  * @huge_split:	large folios split for this mm
  * @stat_lock:	protects @stat
  * @stat:	see there
+ * @idle:	DKSM_MM_IDLE
+ * @busy:	kept between moments of a guest that is never idle, or NULL; DKSM_MM_IDLE
  * @seen:	page table's number -> hashes of its pages, see idle.c; DKSM_MM_IDLE
  */
 struct dksm_mm {
@@ -131,13 +315,20 @@ struct dksm_mm {
 	struct list_head node;
 	struct mutex lock;	/* maps */
 	struct list_head maps;
+	unsigned long nr_maps;
+	unsigned long prune_at;
+	struct work_struct tidy;
 	unsigned long flags;
 	u32 attached;
 	unsigned long merged_at;
 	atomic_long_t cow_breaks;
+	atomic_long_t zero_breaks;
+	atomic_long_t owed;
 	atomic_long_t huge_split;
 	spinlock_t stat_lock;	/* stat */
 	struct dksm_mm_stat stat;
+	struct dksm_idle idle;
+	struct dksm_second *busy;
 	struct xarray seen;
 };
 
@@ -267,6 +458,7 @@ struct folio *dksm_frame_match(struct dksm_node *node, struct folio *folio);
 struct folio *dksm_frame_find(struct dksm_domain *domain, u64 hash,
 			      struct folio *folio, bool wait);
 bool dksm_index_has(struct dksm_domain *domain, u64 hash);
+struct dksm_node *dksm_index_get(struct dksm_domain *domain, u64 hash);
 int dksm_frame_publish(struct dksm_node *node, struct folio *folio, u64 hash,
 		       struct folio **frame);
 
@@ -292,6 +484,8 @@ int dksm_map_add(struct dksm_mm *owner, struct dksm_extent *extent,
 		 const struct dksm_map *want, bool wait);
 bool dksm_folio_is_foreign(struct folio *folio, struct dksm_domain *domain);
 void dksm_maps_prune(struct dksm_mm *owner);
+void dksm_maps_work(struct work_struct *work);
+void dksm_maps_tidy(struct dksm_mm *owner);
 void dksm_maps_disown(struct dksm_mm *owner);
 void dksm_maps_free(struct dksm_extent *extent);
 
@@ -322,21 +516,96 @@ extern bool dksm_use_zero_pages;
 #define DKSM_BATCH_QUICK	BIT(1)
 /* Map frames that exist, publish none. */
 #define DKSM_BATCH_JOIN		BIT(2)
+/* Have lists that hold references drained, by dksm_batch_drain(). */
+#define DKSM_BATCH_DRAIN	BIT(3)
 
-struct dksm_batch *dksm_batch_alloc(unsigned int flags);
+struct dksm_batch *dksm_batch_alloc(gfp_t gfp);
 void dksm_batch_begin(struct dksm_batch *batch, struct dksm_mm *member,
-		      struct dksm_report *report);
+		      struct dksm_report *report, unsigned int flags);
 void dksm_batch_free(struct dksm_batch *batch);
-void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
+void dksm_batch_drain(struct dksm_batch *batch);
+void dksm_drain_later(void);
+bool dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
 		      pmd_t *pmd, unsigned long start, unsigned long end,
-		      const unsigned long *only);
+		      const unsigned long *only, const unsigned long *publish);
+
+/* candidates.c */
+unsigned long dksm_candidate_twin(struct dksm_domain *domain, u64 hash,
+				  unsigned long pfn, unsigned long stale);
+void dksm_candidate_forget(struct dksm_domain *domain, u64 hash,
+			   unsigned long pfn);
+int dksm_candidates_init(struct dksm_domain *domain);
+bool dksm_candidates_fit(struct dksm_domain *domain, size_t limit);
+void dksm_candidates_shrink(struct dksm_domain *domain);
+void dksm_candidates_free(struct dksm_domain *domain);
+
+/* second.c */
+extern unsigned int dksm_huge_min;
+
+/**
+ * struct dksm_second - merging on second sight, for a while
+ * @member:	of the mm
+ * @domain:	of @member
+ * @batch:	for what is merged, and for what joins in other processes
+ * @flags:	DKSM_BATCH_*, for the former
+ * @report:	where the outcome is counted
+ * @learn:	leave alone what was learned to be volatile
+ * @round:	where to remember what is left, with hashes of an earlier look
+ * @hashed:	pages looked at
+ * @done:	pages merged or published by the last dksm_second_merge()
+ * @joined:	pages of others that joined
+ * @walk:	over the page table that is worked on
+ * @own_walk:	for @walk, unless that has to last longer
+ * @wanted:	pages to be merged, of the page table that is worked on
+ * @publish:	of these, pages that may be published
+ * @mm:		whose pages are to join, with a reference; or NULL
+ * @table:	where the page table of these begins
+ * @joins:	which
+ * @join_report: what became of them
+ */
+struct dksm_second {
+	struct dksm_mm *member;
+	struct dksm_domain *domain;
+	struct dksm_batch *batch;
+	unsigned int flags;
+	struct dksm_report *report;
+	bool learn;
+	struct dksm_idle *round;
+	unsigned long hashed;
+	unsigned long done;
+	unsigned long joined;
+	struct dksm_table_walk *walk;
+	struct dksm_table_walk own_walk;
+	DECLARE_BITMAP(wanted, PTRS_PER_PTE);
+	DECLARE_BITMAP(publish, PTRS_PER_PTE);
+	struct mm_struct *mm;
+	unsigned long table;
+	DECLARE_BITMAP(joins, PTRS_PER_PTE);
+	struct dksm_report join_report;
+};
+
+struct dksm_second *dksm_second_alloc(struct dksm_mm *member,
+				      unsigned int flags);
+void dksm_second_free(struct dksm_second *second);
+unsigned long dksm_second_merge(struct dksm_second *second,
+				struct vm_area_struct *vma, pmd_t *pmd,
+				unsigned long start, unsigned long end,
+				const u32 *seen);
+bool dksm_second_hash(struct dksm_domain *domain, struct vm_area_struct *vma,
+		      unsigned long address, u32 *hash);
+bool dksm_second_again(struct dksm_second *second);
+void dksm_second_join(struct dksm_second *second);
 
 /* range.c */
 #define DKSM_NOT_SKIPPED	(-1)
 int dksm_vma_skip_reason(struct vm_area_struct *vma);
 int dksm_range_merge(struct mm_struct *mm, struct dksm_batch *batch,
-		     unsigned long start, unsigned long end,
-		     struct dksm_report *report, unsigned long *holes);
+		     unsigned int flags, unsigned long *start,
+		     unsigned long end, struct dksm_report *report,
+		     unsigned long *holes);
+int dksm_range_load(struct mm_struct *mm, struct dksm_second *second,
+		    unsigned long *start, unsigned long end,
+		    unsigned long *looked, unsigned long *holes);
 void dksm_merge_account(struct mm_struct *mm, struct dksm_report *report,
 			u64 begin, int err);
 int dksm_merge(struct mm_struct *mm, unsigned long start, unsigned long end,
@@ -345,12 +614,22 @@ int dksm_unmerge(struct mm_struct *mm, unsigned long start, unsigned long end,
 		 bool sparse, struct dksm_report *report);
 
 /* vm.c */
+extern unsigned int dksm_load_pages;
 void dksm_stat_add(struct dksm_mm *member, struct dksm_report *sum,
 		   const struct dksm_report *report);
 
+/* round.c */
+void dksm_round_sample(struct dksm_idle *round, unsigned long address, u32 hash,
+		       bool unstable);
+bool dksm_round_due(struct dksm_mm *member);
+void dksm_round_begin(struct dksm_mm *member, enum dksm_why why);
+void dksm_round_pass(struct dksm_mm *member);
+
 /* idle.c */
+void dksm_idle_spent(struct dksm_mm *member, unsigned long hashed, u64 ns);
+extern unsigned int dksm_busy_percent;
 void dksm_seen_free(struct dksm_mm *member);
-void dksm_sights_free(struct dksm_domain *domain);
+void dksm_attach_merge(struct mm_struct *mm);
 
 /* sysfs.c */
 extern const struct kobj_type dksm_domain_ktype;

@@ -212,7 +212,7 @@ static struct dksm_learned *learned_from(struct dksm_mm *member)
 	u32 attached = READ_ONCE(member->attached);
 
 	if (!attached || attached & DKSM_ATTACH_NO_LEARN ||
-	    !READ_ONCE(dksm_learn) ||
+	    member->domain->untrusted || !READ_ONCE(dksm_learn) ||
 	    time_after(jiffies, READ_ONCE(member->merged_at) + LEARN_WINDOW))
 		return NULL;
 	/* Pairs with cmpxchg() in dksm_learn_prepare(). */

@@ -23,22 +23,16 @@
  * All folio locks are only tried, so their order does not matter.
  */
 #include <linux/highmem.h>
-#include <linux/huge_mm.h>
-#include <linux/hugetlb.h>
 #include <linux/ksm.h>
-#include <linux/memremap.h>
 #include <linux/mm.h>
-#include <linux/mm_inline.h>
-#include <linux/mmu_notifier.h>
 #include <linux/pagemap.h>
 #include <linux/rmap.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
-#include <linux/swapops.h>
-#include <asm/tlbflush.h>
+#include <linux/workqueue.h>
 
 #include "../internal.h"
-#include "internal.h"
+#include "batch.h"
 
 #define CREATE_TRACE_POINTS
 #include <trace/events/dksm.h>
@@ -51,134 +45,10 @@ bool dksm_use_zero_pages = true;
  */
 #define EXTENT_GAP_MAX	16
 
-/**
- * enum slot_state - how far a page of the batch has come
- * @SLOT_EMPTY:		nothing here that counts
- * @SLOT_TAKEN:		referenced and locked
- * @SLOT_CLEARED:	(within a page table lock) PTE cleared
- * @SLOT_PROTECTED:	its content cannot change
- * @SLOT_NEW:		no frame is equal
- * @SLOT_EQUAL:		@frame is equal, and referenced
- * @SLOT_ZERO:		all bytes are zero
- * @SLOT_MERGED:	done: maps @frame
- * @SLOT_PUBLISHED:	done: is a frame now
- * @SLOT_ZEROED:	done: maps the zero page
- * @SLOT_SKIPPED:	left alone; add enum dksm_skip
- */
-enum slot_state {
-	SLOT_EMPTY,
-	SLOT_TAKEN,
-	SLOT_CLEARED,
-	SLOT_PROTECTED,
-	SLOT_NEW,
-	SLOT_EQUAL,
-	SLOT_ZERO,
-	SLOT_MERGED,
-	SLOT_PUBLISHED,
-	SLOT_ZEROED,
-	SLOT_SKIPPED,
-};
-
-/**
- * struct slot - one page of the batch
- * @folio:	referenced and locked, or NULL
- * @frame:	referenced, in SLOT_EQUAL; the mapping's in SLOT_MERGED
- * @hash:	of the content, in SLOT_NEW; 0 if it was not needed before
- * @pte:	what the PTE was before it was cleared
- * @state:	&enum slot_state and the reason
- * @alone:	it was protected, and nobody else mapped the folio then
- * @writable:	the PTE allowed writing before it was protected first
- * @fresh:	@frame is a copy of @folio
- * @was_huge:	was part of a large folio when the batch began
- */
-struct slot {
-	struct folio *folio;
-	struct folio *frame;
-	u64 hash;
-	pte_t pte;
-	u8 state;
-	bool alone;
-	bool writable;
-	bool fresh;
-	bool was_huge;
-};
-
-/**
- * struct dksm_batch - the pages of one page table on their way
- * @member:	of the mm
- * @report:	where the outcome is counted
- * @flags:	DKSM_BATCH_*
- * @only:	slots to look at, or NULL for all
- * @vma:	where the pages are; mmap_lock is held for read
- * @pmd:	their page table
- * @start:	address of the first slot
- * @nr:		number of slots
- * @drained:	the per-CPU lists that hold references were drained once
- * @unsettled:	some page had more references than expected
- * @lo:		first slot whose PTE is about to change
- * @hi:		after the last one
- * @hint:	node of the last match, in an extent held by that match
- * @hint_nr:	its slot
- * @open:	the extent in which pages are published, or NULL
- * @open_index:	page offset of its first node
- * @open_used:	its nodes that are taken, or were passed
- * @slots:	the pages
- */
-struct dksm_batch {
-	struct dksm_mm *member;
-	struct dksm_report *report;
-	unsigned int flags;
-	const unsigned long *only;
-	struct vm_area_struct *vma;
-	pmd_t *pmd;
-	unsigned long start;
-	unsigned int nr;
-	bool drained;
-	bool unsettled;
-	struct slot *lo;
-	struct slot *hi;
-	struct dksm_node *hint;
-	unsigned int hint_nr;
-	struct dksm_extent *open;
-	pgoff_t open_index;
-	u32 open_used;
-	struct slot slots[PTRS_PER_PTE];
-};
-
-static unsigned long slot_address(struct dksm_batch *b, struct slot *slot)
+static bool slot_may_publish(struct dksm_batch *b, struct slot *slot)
 {
-	return b->start + (slot - b->slots) * PAGE_SIZE;
-}
-
-static struct slot *slots_end(struct dksm_batch *b)
-{
-	return b->slots + b->nr;
-}
-
-static bool slot_is_wanted(struct dksm_batch *b, struct slot *slot)
-{
-	return !b->only || test_bit(slot - b->slots, b->only);
-}
-
-/* Find the slots for which @in is true; false if there are none. */
-static bool batch_span(struct dksm_batch *b, bool (*in)(struct slot *slot))
-{
-	struct slot *slot;
-
-	b->lo = NULL;
-	for (slot = b->slots; slot < slots_end(b); slot++) {
-		if (!in(slot))
-			continue;
-		if (!b->lo)
-			b->lo = slot;
-		b->hi = slot + 1;
-	}
-	return b->lo;
-}
-
-static void slot_skip(struct slot *slot, enum dksm_skip reason)
-{
-	slot->state = SLOT_SKIPPED + reason;
+	return !(b->flags & DKSM_BATCH_JOIN) &&
+	       (!b->publish || test_bit(slot - b->slots, b->publish));
 }
 
 static void slot_fail(struct slot *slot, int err)
@@ -186,502 +56,10 @@ static void slot_fail(struct slot *slot, int err)
 	slot_skip(slot, err == -EAGAIN ? DKSM_SKIP_BUSY : DKSM_SKIP_NOMEM);
 }
 
-/* Done with the folio itself; a mapping of it may live on. */
-static void slot_release(struct slot *slot)
-{
-	if (!slot->folio)
-		return;
-	folio_unlock(slot->folio);
-	folio_put(slot->folio);
-	slot->folio = NULL;
-}
-
 static void slot_drop_frame(struct slot *slot)
 {
 	folio_put(slot->frame);
 	slot->frame = NULL;
-}
-
-/*
- * Large folios.  The reference count of a folio of KSM's kind is that of one
- * page, so a large folio has to be split before any page of it can be merged.
- */
-
-/*
- * If the PMD maps a huge page, return it with a reference.  Why the pages there
- * cannot be merged, should it not be split, is in @reason.
- */
-static struct folio *batch_huge_folio(struct dksm_batch *b, int *reason)
-{
-	struct folio *folio = NULL;
-	spinlock_t *ptl;	/* of the page table */
-
-	*reason = DKSM_SKIP_NR;
-	ptl = pmd_trans_huge_lock(b->pmd, b->vma);
-	if (!ptl)
-		return NULL;
-	if (!pmd_present(*b->pmd)) {
-		*reason = DKSM_SKIP_BUSY;	/* migrating */
-	} else if (!is_huge_zero_pmd(*b->pmd)) {
-		folio = pmd_folio(*b->pmd);
-		folio_get(folio);
-		*reason = folio_test_anon(folio) ? DKSM_SKIP_HUGE :
-						   DKSM_SKIP_FILE;
-	}
-	spin_unlock(ptl);
-	return folio;
-}
-
-static struct folio *pte_large_folio(struct vm_area_struct *vma,
-				     unsigned long address, pte_t pte)
-{
-	struct page *page = pte_present(pte) ?
-			    vm_normal_page(vma, address, pte) : NULL;
-
-	return page && PageCompound(page) ? page_folio(page) : NULL;
-}
-
-/*
- * The next large folio that the page table maps from @next on, other than
- * @failed, with a reference; marks its pages and moves @next to the first.
- */
-static struct folio *batch_large_folio(struct dksm_batch *b, struct slot **next,
-				       struct folio *failed)
-{
-	unsigned long address = slot_address(b, *next);
-	struct folio *found = NULL, *folio;
-	struct slot *slot = *next;
-	pte_t *start, *ptep;
-	spinlock_t *ptl;	/* of the page table */
-
-	start = pte_offset_map_lock(b->vma->vm_mm, b->pmd, address, &ptl);
-	if (!start)
-		return NULL;
-	ptep = start;
-	for (; slot < slots_end(b); slot++, ptep++, address += PAGE_SIZE) {
-		folio = pte_large_folio(b->vma, address, ptep_get(ptep));
-		if (!folio || folio == failed || !folio_test_anon(folio))
-			continue;
-		if (!found && !slot_is_wanted(b, slot))
-			continue;
-		if (!found) {
-			found = folio;
-			folio_get(found);
-			*next = slot;
-		}
-		slot->was_huge |= folio == found;
-	}
-	pte_unmap_unlock(start, ptl);
-	return found;
-}
-
-static bool folio_split_locked(struct folio *folio)
-{
-	bool split;
-
-	if (!folio_test_anon(folio) || !folio_trylock(folio))
-		return false;
-	split = !folio_test_large(folio) || !split_folio(folio);
-	folio_unlock(folio);
-	return split;
-}
-
-static bool batch_split_folio(struct dksm_batch *b, struct folio *folio)
-{
-	bool split = folio_split_locked(folio);
-
-	if (split)
-		dksm_count_split(b->member);
-	else
-		b->unsettled = true;
-	return split;
-}
-
-static void batch_split_huge(struct dksm_batch *b)
-{
-	struct folio *folio;
-	struct slot *slot;
-	int reason;
-
-	folio = batch_huge_folio(b, &reason);
-	if (!folio)
-		return;
-	for (slot = b->slots; slot < slots_end(b); slot++)
-		slot->was_huge = true;
-	batch_split_folio(b, folio);
-	folio_put(folio);
-}
-
-/*
- * Splitting lets the kernel's own code map zero-filled pages to the zero page;
- * batch_take() counts those as ours.
- */
-static void batch_split(struct dksm_batch *b)
-{
-	struct folio *failed = NULL, *folio;
-	struct slot *next = b->slots;
-
-	batch_split_huge(b);
-	while ((folio = batch_large_folio(b, &next, failed))) {
-		if (!batch_split_folio(b, folio))
-			failed = folio;		/* only to be compared */
-		folio_put(folio);
-		cond_resched();
-	}
-}
-
-/* Take */
-
-static void slot_take_absent(struct slot *slot, pte_t pte)
-{
-	swp_entry_t entry = pte_to_swp_entry(pte);
-
-	if (!non_swap_entry(entry))
-		slot_skip(slot, DKSM_SKIP_SWAPPED);
-	else if (is_migration_entry(entry))
-		slot_skip(slot, DKSM_SKIP_BUSY);
-	else if (is_hwpoison_entry(entry))
-		slot_skip(slot, DKSM_SKIP_POISONED);
-	else if (is_poisoned_swp_entry(entry))
-		slot_skip(slot, DKSM_SKIP_POISONED);
-	else if (!is_pte_marker_entry(entry))
-		slot_skip(slot, DKSM_SKIP_DEVICE);
-}
-
-/* Make a zero page that a split has just mapped one that unmerge finds. */
-static void slot_take_zero(struct dksm_batch *b, struct slot *slot,
-			   pte_t *ptep, pte_t pte)
-{
-	struct mm_struct *mm = b->vma->vm_mm;
-	pte_t new = pte_mkdirty(pte);
-
-	if (!slot->was_huge || !is_zero_pfn(pte_pfn(pte)) || pte_dirty(pte))
-		return;
-	if (!pte_soft_dirty(pte))
-		new = pte_clear_soft_dirty(new);
-	set_pte_at(mm, slot_address(b, slot), ptep, new);
-	ksm_map_zero_page(mm);
-	slot->state = SLOT_ZEROED;
-}
-
-/* Why this page can never be a candidate, or DKSM_SKIP_NR. */
-static enum dksm_skip page_skip_reason(struct page *page)
-{
-	struct folio *folio = page_folio(page);
-
-	if (folio_is_zone_device(folio))
-		return DKSM_SKIP_DEVICE;
-	if (!folio_test_anon(folio))
-		return DKSM_SKIP_FILE;
-	if (folio_test_dksm(folio))
-		return DKSM_SKIP_ALREADY;
-	if (folio_test_ksm(folio))
-		return DKSM_SKIP_KSM;
-	if (PageHWPoison(page))
-		return DKSM_SKIP_POISONED;
-	if (folio_test_large(folio))
-		return DKSM_SKIP_HUGE;
-	return DKSM_SKIP_NR;
-}
-
-/*
- * The page is asked again once its lock is ours: it may have become a frame, or
- * one of KSM's, in between.
- */
-static void slot_take_page(struct slot *slot, struct page *page)
-{
-	struct folio *folio = page_folio(page);
-	enum dksm_skip reason = page_skip_reason(page);
-
-	if (reason != DKSM_SKIP_NR) {
-		slot_skip(slot, reason);
-		return;
-	}
-	if (!folio_trylock(folio)) {
-		slot_skip(slot, DKSM_SKIP_BUSY);
-		return;
-	}
-	reason = page_skip_reason(page);
-	if (reason != DKSM_SKIP_NR) {
-		folio_unlock(folio);
-		slot_skip(slot, reason);
-		return;
-	}
-	folio_get(folio);
-	slot->folio = folio;
-	slot->state = SLOT_TAKEN;
-}
-
-static bool slot_is_taken(struct slot *slot)
-{
-	return slot->state == SLOT_TAKEN;
-}
-
-static void slot_take(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
-{
-	pte_t pte = ptep_get(ptep);
-	struct page *page;
-
-	if (pte_none(pte))
-		return;
-	if (!pte_present(pte)) {
-		if (slot_is_wanted(b, slot))
-			slot_take_absent(slot, pte);
-		return;
-	}
-	page = vm_normal_page(b->vma, slot_address(b, slot), pte);
-	if (!page)
-		slot_take_zero(b, slot, ptep, pte);
-	else if (slot_is_wanted(b, slot))
-		slot_take_page(slot, page);
-}
-
-/* No page table: a huge page that could not be split, or nothing. */
-static void batch_take_huge(struct dksm_batch *b)
-{
-	struct folio *folio;
-	struct slot *slot;
-	int reason;
-
-	folio = batch_huge_folio(b, &reason);
-	if (folio)
-		folio_put(folio);
-	if (reason == DKSM_SKIP_NR)
-		return;
-	for (slot = b->slots; slot < slots_end(b); slot++)
-		if (slot_is_wanted(b, slot))
-			slot_skip(slot, reason);
-}
-
-static void batch_take(struct dksm_batch *b)
-{
-	pte_t *start, *ptep;
-	struct slot *slot;
-	spinlock_t *ptl;	/* of the page table */
-
-	start = pte_offset_map_lock(b->vma->vm_mm, b->pmd, b->start, &ptl);
-	if (!start) {
-		batch_take_huge(b);
-		return;
-	}
-	ptep = start;
-	for (slot = b->slots; slot < slots_end(b); slot++, ptep++)
-		if (slot->state == SLOT_EMPTY)
-			slot_take(b, slot, ptep);
-	pte_unmap_unlock(start, ptl);
-}
-
-/* Protect and replace: two passes over the PTEs with one flush between. */
-
-/*
- * The PTE maps the folio we hold and nobody can have written to it since it was
- * protected: it could have become writable only under the folio lock.
- */
-static bool slot_maps(struct slot *slot, pte_t pte)
-{
-	return pte_present(pte) && pte_pfn(pte) == folio_pfn(slot->folio);
-}
-
-static void slot_clear(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
-{
-	slot->pte = ptep_get_and_clear(b->vma->vm_mm, slot_address(b, slot),
-				       ptep);
-}
-
-/*
- * The PTE is clear and flushed.  What GUP-fast took before is in the reference
- * count, what it takes now it gives back because the PTE has changed: so the
- * count is exact.  See write_protect_page() in mm/ksm.c.
- */
-static bool slot_is_pinned(struct slot *slot)
-{
-	struct folio *folio = slot->folio;
-	int expected = 1 + folio_mapcount(folio) + folio_test_swapcache(folio);
-
-	return folio_ref_count(folio) != expected ||
-	       (PageAnonExclusive(&folio->page) &&
-		folio_try_share_anon_rmap_pte(folio, &folio->page));
-}
-
-static pte_t slot_protect(struct dksm_batch *b, struct slot *slot)
-{
-	if (slot_is_pinned(slot)) {
-		slot_skip(slot, folio_maybe_dma_pinned(slot->folio) ?
-				DKSM_SKIP_PINNED : DKSM_SKIP_BUSY);
-		b->unsettled = true;
-		return slot->pte;
-	}
-	slot->state = SLOT_PROTECTED;
-	slot->alone = folio_mapcount(slot->folio) == 1;
-	return pte_wrprotect(slot->pte);
-}
-
-static void batch_protect_locked(struct dksm_batch *b, pte_t *start)
-{
-	struct mm_struct *mm = b->vma->vm_mm;
-	pte_t *ptep = start;
-	struct slot *slot;
-
-	for (slot = b->lo; slot < b->hi; slot++, ptep++) {
-		if (slot->state != SLOT_TAKEN)
-			continue;
-		if (slot_maps(slot, ptep_get(ptep))) {
-			slot_clear(b, slot, ptep);
-			slot->writable |= pte_write(slot->pte);
-			slot->state = SLOT_CLEARED;
-		} else {
-			slot_skip(slot, DKSM_SKIP_BUSY);
-		}
-	}
-	flush_tlb_range(b->vma, slot_address(b, b->lo), slot_address(b, b->hi));
-	ptep = start;
-	for (slot = b->lo; slot < b->hi; slot++, ptep++)
-		if (slot->state == SLOT_CLEARED)
-			set_pte_at(mm, slot_address(b, slot), ptep,
-				   slot_protect(b, slot));
-}
-
-/*
- * The PTE that shares: what the mapping allows, less the right to write.  Dirty:
- * should another owner have advised MADV_FREE, reclaim must not drop the frame
- * for us, too; and a dirty zero page is how is_ksm_zero_pte() knows it.
- */
-static pte_t slot_new_pte(struct dksm_batch *b, struct slot *slot)
-{
-	struct vm_area_struct *vma = b->vma;
-	pte_t pte;
-
-	if (slot->frame) {
-		pte = mk_pte(&slot->frame->page, vma->vm_page_prot);
-	} else {
-		pte = pfn_pte(my_zero_pfn(slot_address(b, slot)),
-			      vma->vm_page_prot);
-		pte = pte_mkspecial(pte);
-	}
-	pte = pte_mkdirty(pte);
-	if (pte_uffd_wp(slot->pte))
-		pte = pte_mkuffd_wp(pte);
-	return pte_soft_dirty(slot->pte) ? pte_mksoft_dirty(pte) :
-					   pte_clear_soft_dirty(pte);
-}
-
-/*
- * The frame's reference becomes the mapping's.  The old page loses its mapping
- * here and the mapping's reference in batch_settle(), after the flush.
- */
-static void slot_replace(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
-{
-	unsigned long address = slot_address(b, slot);
-	struct vm_area_struct *vma = b->vma;
-	struct mm_struct *mm = vma->vm_mm;
-
-	if (slot->frame) {
-		folio_add_anon_rmap_pte(slot->frame, &slot->frame->page, vma,
-					address, RMAP_NONE);
-	} else {
-		ksm_map_zero_page(mm);
-		dec_mm_counter(mm, MM_ANONPAGES);
-	}
-	set_pte_at(mm, address, ptep, slot_new_pte(b, slot));
-	folio_remove_rmap_pte(slot->folio, &slot->folio->page, vma);
-	if (!folio_mapped(slot->folio))
-		folio_free_swap(slot->folio);
-	slot->state = slot->frame ? SLOT_MERGED : SLOT_ZEROED;
-}
-
-/*
- * A memory error may have been found on a page since it was compared.  Poison
- * is set before the reverse map is walked, and the walk takes the page table
- * lock: so either it is seen here, or the walk will see what is mapped here.
- */
-static bool slot_may_replace(struct slot *slot, pte_t pte)
-{
-	return slot_maps(slot, pte) && !WARN_ON_ONCE(pte_write(pte)) &&
-	       !folio_test_hwpoison(slot->folio) &&
-	       !(slot->frame && folio_test_hwpoison(slot->frame));
-}
-
-/*
- * Protected in vain, since it is volatile, or something failed.  A page that has
- * become a frame is not held any more.
- */
-static bool slot_is_spared(struct slot *slot)
-{
-	return slot->state >= SLOT_SKIPPED && slot->folio && slot->alone;
-}
-
-/*
- * Let it be written to without a fault, as before.  That is what a write fault
- * would do, and the conditions are those of wp_can_reuse_anon_folio(): the page
- * is only ours, and nobody has got a reference for reading since.
- */
-static void slot_give_back(struct dksm_batch *b, struct slot *slot, pte_t *ptep)
-{
-	unsigned long address = slot_address(b, slot);
-	struct folio *folio = slot->folio;
-	pte_t pte = ptep_get(ptep);
-
-	if (!slot_maps(slot, pte) || pte_write(pte) || !slot->writable ||
-	    folio_mapcount(folio) != 1 ||
-	    folio_ref_count(folio) != 2 + folio_test_swapcache(folio))
-		return;
-	SetPageAnonExclusive(&folio->page);
-	if (can_change_pte_writable(b->vma, address, pte) &&
-	    ptep_set_access_flags(b->vma, address, ptep,
-				  pte_mkwrite(pte, b->vma), 1))
-		update_mmu_cache(b->vma, address, ptep);
-}
-
-static bool slot_is_decided(struct slot *slot)
-{
-	return slot->state == SLOT_EQUAL || slot->state == SLOT_ZERO ||
-	       slot_is_spared(slot);
-}
-
-static void batch_replace_locked(struct dksm_batch *b, pte_t *start)
-{
-	pte_t *ptep = start;
-	struct slot *slot;
-
-	for (slot = b->lo; slot < b->hi; slot++, ptep++) {
-		if (slot_is_spared(slot))
-			slot_give_back(b, slot, ptep);
-		if (slot->state != SLOT_EQUAL && slot->state != SLOT_ZERO)
-			continue;
-		if (slot_may_replace(slot, ptep_get(ptep))) {
-			slot_clear(b, slot, ptep);
-			slot->state = SLOT_CLEARED;
-		} else {
-			slot_skip(slot, DKSM_SKIP_BUSY);
-		}
-	}
-	flush_tlb_range(b->vma, slot_address(b, b->lo), slot_address(b, b->hi));
-	ptep = start;
-	for (slot = b->lo; slot < b->hi; slot++, ptep++)
-		if (slot->state == SLOT_CLEARED)
-			slot_replace(b, slot, ptep);
-}
-
-/* Run @locked on the span, with page table lock, the secondary MMUs told. */
-static void batch_change_ptes(struct dksm_batch *b,
-			      void (*locked)(struct dksm_batch *b, pte_t *start))
-{
-	unsigned long start = slot_address(b, b->lo);
-	unsigned long end = slot_address(b, b->hi);
-	struct mm_struct *mm = b->vma->vm_mm;
-	struct mmu_notifier_range range;
-	spinlock_t *ptl;	/* of the page table */
-	pte_t *ptep;
-
-	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, mm, start, end);
-	mmu_notifier_invalidate_range_start(&range);
-	ptep = pte_offset_map_lock(mm, b->pmd, start, &ptl);
-	if (ptep) {
-		flush_cache_range(b->vma, start, end);
-		locked(b, ptep);
-		pte_unmap_unlock(ptep, ptl);
-	}
-	mmu_notifier_invalidate_range_end(&range);
 }
 
 /* Classify */
@@ -1015,17 +393,30 @@ static void batch_publish_run(struct dksm_batch *b, struct slot *first,
 		batch_close_extent(b);
 }
 
+/* Leave what is new, and should not have been, or was not known to be. */
+static void batch_publish_not(struct dksm_batch *b)
+{
+	struct slot *slot;
+
+	for (slot = b->slots; slot < slots_end(b); slot++) {
+		if (slot->state != SLOT_NEW || slot_may_publish(b, slot))
+			continue;
+		/* It was predicted to be something else: not yet a candidate. */
+		if (b->publish)
+			dksm_candidate_twin(b->member->domain, slot->hash,
+					    folio_pfn(slot->folio), 0);
+		slot_skip(slot, b->publish ? DKSM_SKIP_ALONE : DKSM_SKIP_BUSY);
+	}
+}
+
 static void batch_publish(struct dksm_batch *b)
 {
 	struct slot *slot, *last;
 
+	batch_publish_not(b);
 	for (slot = b->slots; slot < slots_end(b); slot++) {
 		if (slot->state != SLOT_NEW)
 			continue;
-		if (b->flags & DKSM_BATCH_JOIN) {
-			slot_skip(slot, DKSM_SKIP_BUSY);
-			continue;
-		}
 		if (slot_follows(b, slot))
 			continue;
 		last = batch_run_end(b, slot);
@@ -1143,26 +534,16 @@ static void batch_settle(struct dksm_batch *b)
 	}
 }
 
-/* Before it is prepared again; nothing was looked up yet. */
+/* Nothing was looked up yet; zero pages that a split has left are counted. */
 static void batch_reset(struct dksm_batch *b)
 {
 	struct slot *slot;
 
 	for (slot = b->slots; slot < slots_end(b); slot++) {
 		slot_release(slot);
-		slot->alone = false;
 		if (slot->state != SLOT_ZEROED)
 			slot->state = SLOT_EMPTY;
 	}
-}
-
-static void batch_prepare(struct dksm_batch *b)
-{
-	b->unsettled = false;
-	batch_split(b);
-	batch_take(b);
-	if (batch_span(b, slot_is_taken))
-		batch_change_ptes(b, batch_protect_locked);
 }
 
 /**
@@ -1173,21 +554,23 @@ static void batch_prepare(struct dksm_batch *b)
  * @start: first address, in @vma
  * @end: end of the range, in @vma and below the same @pmd
  * @only: bitmap of the pages of the range to look at, or NULL for all
+ * @publish: bitmap of those that may be published, or NULL for all
  *
  * Freshly faulted pages wait in per-CPU lists for the LRU, which hold
- * references.  If unexpected references are met for the first time in this
- * call, the lists are drained and the batch begins again (not with
- * DKSM_BATCH_QUICK, since that waits for every CPU).
+ * references.  If unexpected references are met for the first time with
+ * DKSM_BATCH_DRAIN, nothing is merged: dksm_batch_drain() comes next.
  *
  * Context: mmap_lock held for read.  May sleep.
+ * Return: false if nothing was merged, and this is to be called again.
  */
-void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
+bool dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
 		      pmd_t *pmd, unsigned long start, unsigned long end,
-		      const unsigned long *only)
+		      const unsigned long *only, const unsigned long *publish)
 {
 	struct slot *slot;
 
 	batch->only = only;
+	batch->publish = publish;
 	batch->vma = vma;
 	batch->pmd = pmd;
 	batch->start = start;
@@ -1196,38 +579,68 @@ void dksm_batch_merge(struct dksm_batch *batch, struct vm_area_struct *vma,
 	for (slot = batch->slots; slot < slots_end(batch); slot++)
 		*slot = (struct slot) { };
 
-	batch_prepare(batch);
-	if (batch->unsettled && !batch->drained && batch_waits(batch)) {
+	dksm_batch_prepare(batch);
+	batch->drain = batch->unsettled && !batch->drained &&
+		       batch->flags & DKSM_BATCH_DRAIN;
+	if (batch->drain) {
 		batch_reset(batch);
-		lru_add_drain_all();
-		batch->drained = true;
-		batch_prepare(batch);
+		batch_settle(batch);
+		return false;
 	}
 	batch_classify(batch);
 	batch_publish(batch);
 	batch_map(batch);
-	if (batch_span(batch, slot_is_decided))
-		batch_change_ptes(batch, batch_replace_locked);
+	dksm_batch_replace(batch);
 	batch_settle(batch);
+	return true;
+}
+
+/**
+ * dksm_batch_drain - have the lists drained, if a merge asked for it
+ * @batch: after dksm_batch_merge()
+ *
+ * Context: process, no locks held: this waits for every CPU.
+ */
+void dksm_batch_drain(struct dksm_batch *batch)
+{
+	if (!batch->drain)
+		return;
+	lru_add_drain_all();
+	batch->drain = false;
+	batch->drained = true;
+}
+
+static void lru_drain(struct work_struct *work)
+{
+	lru_add_drain_all();
+}
+
+static DECLARE_WORK(lru_drain_work, lru_drain);
+
+/**
+ * dksm_drain_later - have the lists that hold references drained soon
+ *
+ * For those who must not wait: draining all of them waits for every CPU.
+ */
+void dksm_drain_later(void)
+{
+	schedule_work(&lru_drain_work);
 }
 
 /**
  * dksm_batch_alloc - prepare for merging
- * @flags: DKSM_BATCH_*
+ * @gfp: as for kvmalloc()
  *
  * Return: a batch for dksm_batch_begin(), to be freed by dksm_batch_free(); or
  * NULL.
  */
-struct dksm_batch *dksm_batch_alloc(unsigned int flags)
+struct dksm_batch *dksm_batch_alloc(gfp_t gfp)
 {
-	struct dksm_batch *batch;
+	struct dksm_batch *batch = kvmalloc(sizeof(*batch), gfp);
 
-	/* Of several pages: without waiting at all, it might fail for long. */
-	batch = kvzalloc(sizeof(*batch), flags & DKSM_BATCH_QUICK ?
-					 DKSM_GFP : GFP_KERNEL_ACCOUNT);
-
+	/* dksm_batch_merge() begins with the slots that it uses. */
 	if (batch)
-		batch->flags = flags;
+		memset(batch, 0, offsetof(struct dksm_batch, slots));
 	return batch;
 }
 
@@ -1236,12 +649,14 @@ struct dksm_batch *dksm_batch_alloc(unsigned int flags)
  * @batch: from dksm_batch_alloc()
  * @member: of the mm to be merged
  * @report: where to count
+ * @flags: DKSM_BATCH_*
  */
 void dksm_batch_begin(struct dksm_batch *batch, struct dksm_mm *member,
-		      struct dksm_report *report)
+		      struct dksm_report *report, unsigned int flags)
 {
 	batch->member = member;
 	batch->report = report;
+	batch->flags = flags;
 	lru_add_drain();
 }
 

@@ -12,6 +12,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
+#include <linux/sizes.h>
 #include <trace/events/dksm.h>
 
 #include "../internal.h"
@@ -38,10 +39,17 @@ int dksm_vma_skip_reason(struct vm_area_struct *vma)
 	return DKSM_NOT_SKIPPED;
 }
 
+/* Pages of a load between two looks for a signal. */
+#define LOAD_STEP_PAGES	64
+/* A larger table of candidates has room for what is loaded while it is rebuilt. */
+#define LOAD_TABLE_MAX	SZ_256K
+
 /**
  * struct walk - a walk over the VMAs of a range
  * @report:	where to count
  * @batch:	for merging
+ * @second:	for loading
+ * @looked:	pages looked at, dksm_load_pages at most
  * @next:	in one VMA: where to go on, or what was found
  * @counted:	the last page that was counted as unmerged
  * @holes:	pages of the range that no VMA covers
@@ -49,6 +57,8 @@ int dksm_vma_skip_reason(struct vm_area_struct *vma)
 struct walk {
 	struct dksm_report *report;
 	struct dksm_batch *batch;
+	struct dksm_second *second;
+	unsigned long *looked;
 	unsigned long next;
 	unsigned long counted;
 	unsigned long holes;
@@ -65,7 +75,11 @@ static int merge_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 {
 	struct walk *walk = mm_walk->private;
 
-	dksm_batch_merge(walk->batch, mm_walk->vma, pmd, addr, next, NULL);
+	if (!dksm_batch_merge(walk->batch, mm_walk->vma, pmd, addr, next, NULL,
+			      NULL)) {
+		walk->next = addr;
+		return 1;	/* to be drained, without mmap_lock */
+	}
 	walk->next = next;
 	return walk_should_pause(mm_walk->mm);
 }
@@ -99,25 +113,27 @@ static int vma_merge(struct vm_area_struct *vma, unsigned long *addr,
 typedef int (*vma_fn)(struct vm_area_struct *vma, unsigned long *addr,
 		      unsigned long end, struct walk *walk);
 
-static int range_walk(struct mm_struct *mm, unsigned long addr,
+static int range_walk(struct mm_struct *mm, unsigned long *addr,
 		      unsigned long end, vma_fn fn, struct walk *walk)
 {
 	int err = 0;
 
-	while (!err && addr < end) {
+	while (!err && *addr < end) {
 		struct vm_area_struct *vma;
 		unsigned long next;
 
 		cond_resched();
 		if (mmap_read_lock_killable(mm))
 			return -EINTR;
-		vma = find_vma(mm, addr);
-		next = vma ? clamp(vma->vm_start, addr, end) : end;
-		walk->holes += (next - addr) >> PAGE_SHIFT;
-		addr = next;
-		if (addr < end)
-			err = fn(vma, &addr, min(end, vma->vm_end), walk);
+		vma = find_vma(mm, *addr);
+		next = vma ? clamp(vma->vm_start, *addr, end) : end;
+		walk->holes += (next - *addr) >> PAGE_SHIFT;
+		*addr = next;
+		if (*addr < end)
+			err = fn(vma, addr, min(end, vma->vm_end), walk);
 		mmap_read_unlock(mm);
+		if (walk->batch)
+			dksm_batch_drain(walk->batch);
 		if (fatal_signal_pending(current))
 			return -EINTR;
 	}
@@ -128,7 +144,8 @@ static int range_walk(struct mm_struct *mm, unsigned long addr,
  * dksm_range_merge - merge a range of an mm that is in a domain
  * @mm: the caller holds a reference on mm_users
  * @batch: from dksm_batch_alloc()
- * @start: page-aligned
+ * @flags: DKSM_BATCH_*
+ * @start: page-aligned; out: how far it came
  * @end: page-aligned
  * @report: counts are added here, also on error
  * @holes: out: pages of the range that are not mapped
@@ -137,14 +154,94 @@ static int range_walk(struct mm_struct *mm, unsigned long addr,
  * Return: 0, or -EINTR (a fatal signal).
  */
 int dksm_range_merge(struct mm_struct *mm, struct dksm_batch *batch,
-		     unsigned long start, unsigned long end,
-		     struct dksm_report *report, unsigned long *holes)
+		     unsigned int flags, unsigned long *start,
+		     unsigned long end, struct dksm_report *report,
+		     unsigned long *holes)
 {
 	struct walk walk = { .report = report, .batch = batch };
 	int err;
 
-	dksm_batch_begin(batch, mm->dksm, report);
+	dksm_batch_begin(batch, mm->dksm, report, flags);
 	err = range_walk(mm, start, end, vma_merge, &walk);
+	*holes = walk.holes;
+	return err;
+}
+
+static int load_stops(struct walk *walk)
+{
+	if (signal_pending(current))
+		return -EINTR;
+	return *walk->looked >= READ_ONCE(dksm_load_pages) ? -ENOSPC : 0;
+}
+
+static int load_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
+		    struct mm_walk *mm_walk)
+{
+	struct walk *walk = mm_walk->private;
+	unsigned long begin = addr, end;
+	int err;
+
+	while (!(err = load_stops(walk)) && addr < next) {
+		dksm_candidates_fit(walk->second->domain, LOAD_TABLE_MAX);
+		end = min(addr + LOAD_STEP_PAGES * PAGE_SIZE, next);
+		end = dksm_second_merge(walk->second, mm_walk->vma, pmd, addr,
+					end, NULL);
+		*walk->looked += (end - addr) >> PAGE_SHIFT;
+		dksm_second_join(walk->second);
+		addr = end;
+		if (addr == next && dksm_second_again(walk->second))
+			addr = begin;
+	}
+	walk->next = addr;
+	return err ?: walk_should_pause(mm_walk->mm);
+}
+
+static const struct mm_walk_ops load_ops = {
+	.pmd_entry = load_pmd,
+	.walk_lock = PGWALK_RDLOCK,
+};
+
+/* Load in one VMA until done, or for a while. */
+static int vma_load(struct vm_area_struct *vma, unsigned long *addr,
+		    unsigned long end, struct walk *walk)
+{
+	int reason = dksm_vma_skip_reason(vma), err = 0;
+
+	if (reason != DKSM_NOT_SKIPPED) {
+		vma_skip(walk->report, end - *addr, reason);
+	} else {
+		err = walk_page_range_vma(vma, *addr, end, &load_ops, walk);
+		if (err)
+			end = walk->next;
+	}
+	*addr = end;
+	return min(err, 0);
+}
+
+/**
+ * dksm_range_load - merge a range of an mm on second sight, before it is used
+ * @mm: the caller holds a reference on mm_users
+ * @second: for @mm
+ * @start: page-aligned; out: how far it came
+ * @end: page-aligned
+ * @looked: pages looked at so far, including those of earlier calls
+ * @holes: out: pages of the range that are not mapped
+ *
+ * Context: process, no locks held.
+ * Return: 0, -EINTR (a signal), or -ENOSPC (dksm_load_pages were looked at).
+ */
+int dksm_range_load(struct mm_struct *mm, struct dksm_second *second,
+		    unsigned long *start, unsigned long end,
+		    unsigned long *looked, unsigned long *holes)
+{
+	struct walk walk = {
+		.report = second->report,
+		.second = second,
+		.looked = looked,
+	};
+	int err;
+
+	err = range_walk(mm, start, end, vma_load, &walk);
 	*holes = walk.holes;
 	return err;
 }
@@ -161,7 +258,7 @@ void dksm_merge_account(struct mm_struct *mm, struct dksm_report *report,
 {
 	struct dksm_totals *totals = &mm->dksm->domain->totals;
 
-	dksm_maps_prune(mm->dksm);
+	dksm_maps_tidy(mm->dksm);
 	report->ns = ktime_get_ns() - begin;
 	atomic_long_inc(&totals->merge_calls);
 	atomic_long_add(report->ns, &totals->merge_ns);
@@ -183,14 +280,15 @@ void dksm_merge_account(struct mm_struct *mm, struct dksm_report *report,
 int dksm_merge(struct mm_struct *mm, unsigned long start, unsigned long end,
 	       bool sparse, struct dksm_report *report)
 {
-	struct dksm_batch *batch = dksm_batch_alloc(0);
+	struct dksm_batch *batch = dksm_batch_alloc(GFP_KERNEL_ACCOUNT);
 	u64 begin = ktime_get_ns();
 	unsigned long holes;
 	int err;
 
 	if (!batch)
 		return -ENOMEM;
-	err = dksm_range_merge(mm, batch, start, end, report, &holes);
+	err = dksm_range_merge(mm, batch, DKSM_BATCH_DRAIN, &start, end, report,
+			       &holes);
 	dksm_batch_free(batch);
 	if (!err && holes && !sparse)
 		err = -ENOMEM;		/* as madvise() */
@@ -312,7 +410,7 @@ int dksm_unmerge(struct mm_struct *mm, unsigned long start, unsigned long end,
 	u64 begin = ktime_get_ns();
 	int err;
 
-	err = range_walk(mm, start, end, vma_unmerge, &walk);
+	err = range_walk(mm, &start, end, vma_unmerge, &walk);
 	if (!err && walk.holes && !sparse)
 		err = -ENOMEM;		/* as madvise() */
 	if (member)
@@ -393,9 +491,18 @@ static void report_show(struct seq_file *m, const char *name,
 	seq_putc(m, '\n');
 }
 
+static const char *const whys[] = {
+	[DKSM_WHY_NONE] = "none",
+	[DKSM_WHY_GROWN] = "grown",
+	[DKSM_WHY_CHANGED] = "changed",
+	[DKSM_WHY_OWED] = "owed",
+	[DKSM_WHY_ATTACHED] = "attached",
+};
+
 static void attachment_show(struct seq_file *m, struct dksm_mm *member)
 {
 	u32 attached = READ_ONCE(member->attached);
+	bool idle = attached && !member->domain->untrusted;
 	struct dksm_mm_stat stat;
 
 	spin_lock(&member->stat_lock);
@@ -404,16 +511,22 @@ static void attachment_show(struct seq_file *m, struct dksm_mm *member)
 
 	seq_printf(m, "attached %d\n", !!attached);
 	seq_printf(m, "idle %d\n",
-		   attached && !(attached & DKSM_ATTACH_NO_IDLE));
+		   idle && !(attached & DKSM_ATTACH_NO_IDLE));
 	seq_printf(m, "learn %d\n",
-		   attached && !(attached & DKSM_ATTACH_NO_LEARN));
+		   idle && !(attached & DKSM_ATTACH_NO_LEARN));
 	seq_printf(m, "huge_split %ld\n",
 		   atomic_long_read(&member->huge_split));
 	seq_printf(m, "vms %llu\n", stat.vms);
 	report_show(m, "load", &stat.load);
+	report_show(m, "attach", &stat.attach);
 	seq_printf(m, "idle_passes %llu\n", stat.passes);
+	seq_printf(m, "idle_rounds %llu\n", stat.rounds);
+	seq_printf(m, "idle_why %s\n", whys[stat.why]);
+	seq_printf(m, "idle_changed %llu\n", stat.changed);
+	seq_printf(m, "idle_hashed %llu\n", stat.hashed);
 	seq_printf(m, "idle_step_ns_max %llu\n", stat.step_ns_max);
 	report_show(m, "idle", &stat.idle);
+	report_show(m, "vmm", &stat.vmm);
 }
 
 static int mm_show(struct seq_file *m, struct mm_struct *mm)

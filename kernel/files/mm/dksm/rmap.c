@@ -25,9 +25,13 @@
 #include <linux/rmap.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 
 #include "../internal.h"
 #include "internal.h"
+
+/* Fewer are not worth looking through. */
+#define MAPS_TIDY_MIN	64UL
 
 static struct kmem_cache *map_cache;
 
@@ -173,6 +177,7 @@ int dksm_map_add(struct dksm_mm *owner, struct dksm_extent *extent,
 	get_anon_vma(map->anon_vma);
 	list_add_tail(&map->extent_list, &extent->maps);
 	list_add_tail(&map->owner_list, &owner->maps);
+	owner->nr_maps++;
 	claims_add(extent, 1 + map->spread);
 	atomic_long_add(sizeof(*map), &extent->domain->metadata);
 	map = NULL;
@@ -198,6 +203,7 @@ static void map_release(struct dksm_map *map, bool disown)
 		return;
 	}
 	list_del(&map->owner_list);
+	map->owner->nr_maps--;
 	map->owner = NULL;
 	if (!in_use)
 		map_free(map);
@@ -224,6 +230,29 @@ static void maps_release(struct dksm_mm *owner, bool disown)
 void dksm_maps_prune(struct dksm_mm *owner)
 {
 	maps_release(owner, false);
+}
+
+/**
+ * dksm_maps_tidy - have dksm_maps_prune() done soon, if it is likely to be worth it
+ * @owner: the mm's membership; the mm has users
+ *
+ * Not before there are twice as many as the last time: so merging the next of many
+ * virtual machines of one process costs as much as merging the first.
+ */
+void dksm_maps_tidy(struct dksm_mm *owner)
+{
+	if (READ_ONCE(owner->nr_maps) >= READ_ONCE(owner->prune_at))
+		queue_work(system_unbound_wq, &owner->tidy);
+}
+
+/* dksm_mm.tidy, which __dksm_exit() waits for. */
+void dksm_maps_work(struct work_struct *work)
+{
+	struct dksm_mm *owner = container_of(work, struct dksm_mm, tidy);
+
+	dksm_maps_prune(owner);
+	WRITE_ONCE(owner->prune_at,
+		   max(2 * READ_ONCE(owner->nr_maps), MAPS_TIDY_MIN));
 }
 
 /**

@@ -27,6 +27,9 @@ enum dksm_stat {
 	STAT_MERGE_CALLS,
 	STAT_MERGE_NS,
 	STAT_IDLE_NS,
+	STAT_IDLE_PASSES,
+	STAT_IDLE_CHANGED,
+	STAT_IDLE_HASHED,
 	STAT_HUGE_SPLIT,
 	STAT_LEARNED_VOLATILE,
 };
@@ -125,6 +128,12 @@ static long domain_stat(struct dksm_domain *domain, enum dksm_stat stat)
 		return atomic_long_read(&domain->totals.merge_ns);
 	case STAT_IDLE_NS:
 		return atomic_long_read(&domain->totals.idle_ns);
+	case STAT_IDLE_PASSES:
+		return atomic_long_read(&domain->totals.idle_passes);
+	case STAT_IDLE_CHANGED:
+		return atomic_long_read(&domain->totals.idle_changed);
+	case STAT_IDLE_HASHED:
+		return atomic_long_read(&domain->totals.idle_hashed);
 	case STAT_HUGE_SPLIT:
 		return atomic_long_read(&domain->totals.huge_split);
 	case STAT_LEARNED_VOLATILE:
@@ -144,6 +153,12 @@ static long past_stat(enum dksm_stat stat)
 		return atomic_long_read(&dksm_past.merge_ns);
 	case STAT_IDLE_NS:
 		return atomic_long_read(&dksm_past.idle_ns);
+	case STAT_IDLE_PASSES:
+		return atomic_long_read(&dksm_past.idle_passes);
+	case STAT_IDLE_CHANGED:
+		return atomic_long_read(&dksm_past.idle_changed);
+	case STAT_IDLE_HASHED:
+		return atomic_long_read(&dksm_past.idle_hashed);
 	case STAT_HUGE_SPLIT:
 		return atomic_long_read(&dksm_past.huge_split);
 	default:
@@ -194,6 +209,9 @@ static struct stat_attribute all_stats[] = {
 	STAT(merge_calls, 0444, STAT_MERGE_CALLS),
 	STAT(merge_ns, 0444, STAT_MERGE_NS),
 	STAT(idle_ns, 0444, STAT_IDLE_NS),
+	STAT(idle_passes, 0444, STAT_IDLE_PASSES),
+	STAT(idle_changed, 0444, STAT_IDLE_CHANGED),
+	STAT(idle_hashed, 0444, STAT_IDLE_HASHED),
 	STAT(huge_split, 0444, STAT_HUGE_SPLIT),
 	STAT(learned_volatile, 0444, STAT_LEARNED_VOLATILE),
 };
@@ -209,31 +227,61 @@ static struct stat_attribute domain_stats[] = {
 	STAT(merge_calls, 0400, STAT_MERGE_CALLS),
 	STAT(merge_ns, 0400, STAT_MERGE_NS),
 	STAT(idle_ns, 0400, STAT_IDLE_NS),
+	STAT(idle_passes, 0400, STAT_IDLE_PASSES),
+	STAT(idle_changed, 0400, STAT_IDLE_CHANGED),
+	STAT(idle_hashed, 0400, STAT_IDLE_HASHED),
 	STAT(huge_split, 0400, STAT_HUGE_SPLIT),
 	STAT(learned_volatile, 0400, STAT_LEARNED_VOLATILE),
 };
 
-static ssize_t max_page_sharing_show(struct kobject *kobj,
-				     struct kobj_attribute *attr, char *buf)
+/* A knob that is a number. */
+struct number_attribute {
+	struct kobj_attribute attr;
+	unsigned int *value;
+	unsigned int min;
+	unsigned int max;
+};
+
+static ssize_t number_show(struct kobject *kobj, struct kobj_attribute *attr,
+			   char *buf)
 {
-	return sysfs_emit(buf, "%u\n", dksm_max_page_sharing);
+	unsigned int *value =
+		container_of(attr, struct number_attribute, attr)->value;
+
+	return sysfs_emit(buf, "%u\n", READ_ONCE(*value));
 }
 
-static ssize_t max_page_sharing_store(struct kobject *kobj,
-				      struct kobj_attribute *attr,
-				      const char *buf, size_t count)
+static ssize_t number_store(struct kobject *kobj, struct kobj_attribute *attr,
+			    const char *buf, size_t count)
 {
+	struct number_attribute *knob =
+		container_of(attr, struct number_attribute, attr);
 	unsigned int value;
 	int err = kstrtouint(buf, 10, &value);
 
 	if (err)
 		return err;
-	/* At 1 nothing would be shared; at 0 nothing could be published. */
-	if (value < 2 || value > INT_MAX / 2)
+	if (value < knob->min || value > knob->max)
 		return -EINVAL;
-	WRITE_ONCE(dksm_max_page_sharing, value);
+	WRITE_ONCE(*knob->value, value);
 	return count;
 }
+
+#define NUMBER(_name, _value, _min, _max) {				\
+	.attr = __ATTR(_name, 0644, number_show, number_store),		\
+	.value = _value,						\
+	.min = _min,							\
+	.max = _max,							\
+}
+
+static struct number_attribute numbers[] = {
+	/* At 1 nothing would be shared; at 0 nothing could be published. */
+	NUMBER(max_page_sharing, &dksm_max_page_sharing, 2, INT_MAX / 2),
+	NUMBER(learn, &dksm_learn, 0, DKSM_LEARN_MAX),
+	NUMBER(load_pages, &dksm_load_pages, 0, INT_MAX),
+	NUMBER(huge_min, &dksm_huge_min, 1, PTRS_PER_PTE),
+	NUMBER(busy_percent, &dksm_busy_percent, 0, 100),
+};
 
 /* A knob that is on or off. */
 struct switch_attribute {
@@ -263,28 +311,6 @@ static ssize_t switch_store(struct kobject *kobj, struct kobj_attribute *attr,
 	return count;
 }
 
-static ssize_t learn_show(struct kobject *kobj, struct kobj_attribute *attr,
-			  char *buf)
-{
-	return sysfs_emit(buf, "%u\n", dksm_learn);
-}
-
-static ssize_t learn_store(struct kobject *kobj, struct kobj_attribute *attr,
-			   const char *buf, size_t count)
-{
-	unsigned int value;
-	int err = kstrtouint(buf, 10, &value);
-
-	if (err)
-		return err;
-	if (value > DKSM_LEARN_MAX)
-		return -EINVAL;
-	WRITE_ONCE(dksm_learn, value);
-	return count;
-}
-
-static struct kobj_attribute max_page_sharing_attr =
-	__ATTR_RW(max_page_sharing);
 static struct switch_attribute use_zero_pages_attr = {
 	__ATTR(use_zero_pages, 0644, switch_show, switch_store),
 	&dksm_use_zero_pages,
@@ -294,8 +320,6 @@ static struct switch_attribute merge_across_nodes_attr = {
 	__ATTR(merge_across_nodes, 0644, switch_show, switch_store),
 	&dksm_merge_across_nodes,
 };
-
-static struct kobj_attribute learn_attr = __ATTR_RW(learn);
 
 static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
 		     size_t nr)
@@ -309,10 +333,13 @@ static int stats_add(struct kobject *kobj, struct stat_attribute *stats,
 }
 
 static const struct attribute *knobs[] = {
-	&max_page_sharing_attr.attr,
+	&numbers[0].attr.attr,
+	&numbers[1].attr.attr,
+	&numbers[2].attr.attr,
+	&numbers[3].attr.attr,
+	&numbers[4].attr.attr,
 	&use_zero_pages_attr.attr.attr,
 	&merge_across_nodes_attr.attr.attr,
-	&learn_attr.attr,
 	NULL,
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Virtual machines of attached processes, merged without anybody asking: all of
- * their memory before the first instruction runs, and from then on what
+ * Virtual machines of attached processes, merged without anybody asking: what
+ * their VMM has loaded before the first instruction runs, and from then on what
  * idle.c does.  KVM calls from virt/kvm/dksm.c, in the thread of a virtual
  * processor, with nothing but vcpu->mutex held.
  *
@@ -15,9 +15,14 @@
 #include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/sched.h>
+#include <linux/sizes.h>
+#include <linux/swap.h>
 #include <linux/wait_bit.h>
 
 #include "internal.h"
+
+/* 32 MiB: what a first KVM_RUN looks at, at most. */
+unsigned int dksm_load_pages = SZ_32M / PAGE_SIZE;
 
 static void report_add(struct dksm_report *sum,
 		       const struct dksm_report *report)
@@ -50,37 +55,63 @@ void dksm_stat_add(struct dksm_mm *member, struct dksm_report *sum,
 		WRITE_ONCE(member->merged_at, jiffies);
 }
 
-static int vm_ranges_merge(struct dksm_batch *batch,
+/* Merge @vm on from its cursor: all of it on first sight, or as dksm_range_load(). */
+static int vm_ranges_merge(struct dksm_vm *vm, struct dksm_batch *batch,
+			   struct dksm_second *second,
 			   const struct dksm_vm_ops *ops, void *vcpu,
 			   struct dksm_report *report)
 {
 	struct mm_struct *mm = current->mm;
-	unsigned long start = 0, end, holes;
+	unsigned long end, holes;
 	int err = 0;
 
-	while (!err && ops->next_range(vcpu, &start, &end)) {
-		err = dksm_range_merge(mm, batch, start, end, report, &holes);
+	while (!err && ops->next_range(vcpu, &vm->cursor, &end) > 0) {
+		err = second ?
+		      dksm_range_load(mm, second, &vm->cursor, end, &vm->looked,
+				      &holes) :
+		      dksm_range_merge(mm, batch, 0, &vm->cursor, end, report,
+				       &holes);
 		report->scanned += holes;
 		report->skipped[DKSM_SKIP_UNMAPPED] += holes;
-		start = end;
 	}
+	return err == -ENOSPC ? 0 : err;
+}
+
+static int vm_merge_report(struct dksm_vm *vm, struct dksm_mm *member,
+			   const struct dksm_vm_ops *ops, void *vcpu,
+			   struct dksm_report *report)
+{
+	bool learn = !(READ_ONCE(member->attached) & DKSM_ATTACH_NO_LEARN);
+	struct dksm_second *second = NULL;
+	struct dksm_batch *batch = NULL;
+	int err = -ENOMEM;
+
+	if (member->domain->untrusted) {
+		batch = dksm_batch_alloc(GFP_KERNEL_ACCOUNT);
+	} else {
+		/* What this thread has loaded; the rest is for who comes next. */
+		lru_add_drain();
+		dksm_drain_later();
+		second = dksm_second_alloc(member, learn ? DKSM_BATCH_LEARN : 0);
+	}
+	if (second) {
+		second->report = report;
+		second->learn = learn;
+	}
+	if (batch || second)
+		err = vm_ranges_merge(vm, batch, second, ops, vcpu, report);
+	dksm_second_free(second);
+	dksm_batch_free(batch);
 	return err;
 }
 
-static int vm_merge(struct dksm_mm *member, const struct dksm_vm_ops *ops,
-		    void *vcpu)
+static int vm_merge(struct dksm_vm *vm, struct dksm_mm *member,
+		    const struct dksm_vm_ops *ops, void *vcpu)
 {
-	bool learn = !(READ_ONCE(member->attached) & DKSM_ATTACH_NO_LEARN);
 	struct dksm_report report = { };
 	u64 begin = ktime_get_ns();
-	struct dksm_batch *batch;
-	int err;
+	int err = vm_merge_report(vm, member, ops, vcpu, &report);
 
-	batch = dksm_batch_alloc(learn ? DKSM_BATCH_LEARN : 0);
-	if (!batch)
-		return -ENOMEM;
-	err = vm_ranges_merge(batch, ops, vcpu, &report);
-	dksm_batch_free(batch);
 	dksm_merge_account(member->mm, &report, begin, err);
 	dksm_stat_add(member, &member->stat.load, &report);
 	if (err)
@@ -101,8 +132,13 @@ bool dksm_vm_is_due(struct dksm_vm *vm)
 {
 	struct dksm_mm *member = READ_ONCE(current->mm->dksm);
 
-	return READ_ONCE(member->attached) &&
-	       !test_bit(DKSM_VM_LOADED, &vm->flags);
+	if (test_bit(DKSM_VM_LOADED, &vm->flags))
+		return false;
+	if (member && READ_ONCE(member->attached))
+		return true;
+	/* It runs now: from then on, whoever attaches its process merges it. */
+	set_bit(DKSM_VM_LOADED, &vm->flags);
+	return false;
 }
 EXPORT_SYMBOL_GPL(dksm_vm_is_due);
 
@@ -112,8 +148,9 @@ EXPORT_SYMBOL_GPL(dksm_vm_is_due);
  * @ops: see there
  * @vcpu: for @ops
  *
- * Merge all its memory, unless another thread does or did.  With a signal pending,
- * KVM will not enter the guest: neither is anything merged, nor waited for.
+ * Merge its memory, dksm_load_pages of it at most, unless another thread does or
+ * did.  With a signal pending, KVM will not enter the guest: neither is anything
+ * merged, nor waited for, and what was begun goes on in the next KVM_RUN.
  *
  * Context: may sleep.
  */
@@ -130,7 +167,7 @@ void dksm_vm_load(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 				  TASK_INTERRUPTIBLE));
 	/* Without memory to begin with, the guest's next entry tries again. */
 	if (!test_bit(DKSM_VM_LOADED, &vm->flags) &&
-	    !vm_merge(member, ops, vcpu))
+	    !vm_merge(vm, member, ops, vcpu))
 		set_bit(DKSM_VM_LOADED, &vm->flags);
 	clear_and_wake_up_bit(DKSM_VM_BUSY, &vm->flags);
 }

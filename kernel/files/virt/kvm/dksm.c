@@ -51,14 +51,56 @@ static bool vm_next_range(struct kvm *kvm, unsigned long *start,
 	return first != ULONG_MAX;
 }
 
-static bool run_next_range(void *vcpu, unsigned long *start,
-			   unsigned long *end)
+static int run_next_range(void *vcpu, unsigned long *start,
+			  unsigned long *end)
 {
 	return vm_next_range(((struct kvm_vcpu *)vcpu)->kvm, start, end);
 }
 
 static const struct dksm_vm_ops run_ops = {
 	.next_range = run_next_range,
+};
+
+/*
+ * Of all virtual machines of the process.  kvm_lock may be held by somebody who waits
+ * for a vCPU that is in here.
+ */
+static int mm_next_range(struct mm_struct *mm, unsigned long *start,
+			 unsigned long *end)
+{
+	unsigned long first = ULONG_MAX, last = 0, low, high;
+	struct kvm *kvm;
+
+	if (!mutex_trylock(&kvm_lock))
+		return -EAGAIN;
+	list_for_each_entry(kvm, &vm_list, vm_list) {
+		low = *start;
+		if (kvm->mm == mm && vm_next_range(kvm, &low, &high) &&
+		    low < first) {
+			first = low;
+			last = high;
+		}
+	}
+	mutex_unlock(&kvm_lock);
+	*start = first;
+	*end = last;
+	return first != ULONG_MAX;
+}
+
+static int busy_next_range(void *vcpu, unsigned long *start,
+			   unsigned long *end)
+{
+	return mm_next_range(((struct kvm_vcpu *)vcpu)->kvm->mm, start, end);
+}
+
+static bool busy_should_stop(void *vcpu)
+{
+	return signal_pending(current) || kvm_request_pending((struct kvm_vcpu *)vcpu);
+}
+
+static const struct dksm_vm_ops busy_ops = {
+	.next_range = busy_next_range,
+	.should_stop = busy_should_stop,
 };
 
 /* A vCPU that waits to be started does not enter the guest now. */
@@ -81,17 +123,23 @@ void __dksm_vcpu_run(struct kvm_vcpu *vcpu)
 {
 	struct dksm_vm *vm = &vcpu->kvm->dksm;
 
-	if (!vcpu->wants_to_run || !dksm_vm_is_due(vm) || !enters_guest(vcpu))
+	if (!vcpu->wants_to_run)
+		return;
+	/* One that always comes back from user space is never seen in the loop. */
+	if (dksm_vm_may_busy(vm))
+		dksm_vm_busy(vm, &busy_ops, vcpu);
+	if (!dksm_vm_is_due(vm) || !enters_guest(vcpu))
 		return;
 	kvm_sigset_activate(vcpu);
 	dksm_vm_load(vm, &run_ops, vcpu);
 	kvm_sigset_deactivate(vcpu);
 }
 
-static bool idle_next_range(void *arg, unsigned long *start,
-			    unsigned long *end)
+static int idle_next_range(void *arg, unsigned long *start,
+			   unsigned long *end)
 {
-	return vm_next_range(((struct idle_vcpu *)arg)->vcpu->kvm, start, end);
+	return mm_next_range(((struct idle_vcpu *)arg)->vcpu->kvm->mm, start,
+			     end);
 }
 
 /*
@@ -130,4 +178,15 @@ bool __dksm_vcpu_idle(struct kvm_vcpu *vcpu,
 
 	dksm_vm_idle(&vcpu->kvm->dksm, &idle_ops, &idle);
 	return idle.event;
+}
+
+/* From the loop around the guest, between two entries. */
+void dksm_vcpu_busy(struct kvm_vcpu *vcpu)
+{
+	if (likely(!READ_ONCE(vcpu->kvm->mm->dksm)) ||
+	    !dksm_vm_may_busy(&vcpu->kvm->dksm))
+		return;
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	dksm_vm_busy(&vcpu->kvm->dksm, &busy_ops, vcpu);
+	kvm_vcpu_srcu_read_lock(vcpu);
 }

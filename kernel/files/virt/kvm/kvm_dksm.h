@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Where KVM calls DKSM: when a guest is about to run and when it is idle.  For a
- * virtual machine that is in no domain, one predictable branch.
+ * virtual machine that is in no domain, one predictable branch.  What the loop
+ * around the guest calls is in <linux/dksm.h>.
  */
 #ifndef __KVM_DKSM_H__
 #define __KVM_DKSM_H__
@@ -17,7 +18,8 @@ bool __dksm_vcpu_idle(struct kvm_vcpu *vcpu,
 /* vcpu->wants_to_run is set. */
 static inline void dksm_vcpu_run(struct kvm_vcpu *vcpu)
 {
-	if (unlikely(READ_ONCE(vcpu->kvm->mm->dksm)))
+	if (unlikely(!test_bit(DKSM_VM_LOADED, &vcpu->kvm->dksm.flags) ||
+		     READ_ONCE(vcpu->kvm->mm->dksm)))
 		__dksm_vcpu_run(vcpu);
 }
 

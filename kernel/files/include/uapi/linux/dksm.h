@@ -44,7 +44,8 @@
  * @DKSM_SKIP_KSM:	merged by KSM
  * @DKSM_SKIP_PINNED:	pinned by get_user_pages(), for instance by O_DIRECT or VFIO
  * @DKSM_SKIP_BUSY:	locked, referenced or changed by somebody else meanwhile
- * @DKSM_SKIP_HUGE:	part of a large folio that could not be split
+ * @DKSM_SKIP_HUGE:	part of a large folio that could not be split, or of a huge page
+ *			of which too few would be merged (all but merge calls)
  * @DKSM_SKIP_SWAPPED:	not in memory
  * @DKSM_SKIP_NOMEM:	no memory for the bookkeeping; calling again may help
  * @DKSM_SKIP_POISONED:	lost to a memory error
@@ -53,6 +54,9 @@
  *			first KVM_RUN or when idle)
  * @DKSM_SKIP_UNMAPPED:	guest memory without a mapping behind it (counts address
  *			space; merges at a first KVM_RUN)
+ * @DKSM_SKIP_ALONE:	nobody else is known to have this content: remembered, and
+ *			merged when somebody brings it (merges at a first KVM_RUN or
+ *			when idle)
  * @DKSM_SKIP_NR:	number of reasons known to this header
  */
 enum dksm_skip {
@@ -70,6 +74,7 @@ enum dksm_skip {
 	DKSM_SKIP_POISONED,
 	DKSM_SKIP_LEARNED,
 	DKSM_SKIP_UNMAPPED,
+	DKSM_SKIP_ALONE,
 	DKSM_SKIP_NR,
 };
 
@@ -130,6 +135,14 @@ struct dksm_info {
  * it is created so, or must have been.
  */
 #define DKSM_DOMAIN_FRESH_FRAMES	(1U << 2)
+/*
+ * Members do not trust each other.  By writing, none is to learn what others have:
+ * a content is published when it is seen first, so that pages with and without a
+ * twin are alike, always as with DKSM_DOMAIN_FRESH_FRAMES.  Nothing is merged when
+ * virtual machines are idle, and nothing learned, whatever they are attached with.
+ * Whoever runs one already is merged once, at once.  A property of the domain, too.
+ */
+#define DKSM_DOMAIN_UNTRUSTED		(1U << 3)
 
 /**
  * struct dksm_domain_args - bind the descriptor to a domain (DKSM_IOC_DOMAIN)
@@ -141,8 +154,8 @@ struct dksm_info {
  * The creator's effective user id owns the domain.  A domain lives as long as a
  * descriptor is bound to it, a process is in it, or a frame of it exists.
  *
- * Errors: EINVAL (bad name, EXCL without CREATE, FRESH_FRAMES and the domain
- * exists without it), ENOENT (no such domain),
+ * Errors: EINVAL (bad name, EXCL without CREATE, FRESH_FRAMES or UNTRUSTED and the
+ * domain exists without it), ENOENT (no such domain),
  * EEXIST, EACCES (somebody else's domain and no CAP_SYS_PTRACE), EBUSY (the
  * descriptor is bound already), ENOMEM.
  */
@@ -194,6 +207,8 @@ struct dksm_range_args {
 #define DKSM_ATTACH_NO_IDLE	(1U << 0)
 /* Merge also what is known to be written to soon; learn nothing either. */
 #define DKSM_ATTACH_NO_LEARN	(1U << 1)
+/* Merge guest memory only when idle, nothing else of the process. */
+#define DKSM_ATTACH_NO_VMM	(1U << 2)
 
 /**
  * struct dksm_attach_args - attach or detach (DKSM_IOC_ATTACH, DKSM_IOC_DETACH)
@@ -204,11 +219,16 @@ struct dksm_range_args {
  *
  * The process joins the descriptor's domain as with DKSM_IOC_MERGE.  The
  * populated private anonymous memory of each of its virtual machines is merged
- * by the first KVM_RUN that would enter the guest, before it does; and when
- * all virtual processors are idle, what the guest has populated since, by the
- * last one to halt.  An attachment is inherited over fork() and execve(), but
- * not by a program that has more privileges than its caller or that the caller
- * may not read.  Detaching leaves what is merged as it is.
+ * by the first KVM_RUN that would enter the guest, before it does, as far as
+ * /sys/kernel/mm/dksm/load_pages lets it; and when all virtual processors are
+ * idle, what was populated or changed since, by the last one to halt.  If it runs
+ * virtual machines already, all of it is merged before the call returns (with
+ * DKSM_ATTACH_NO_VMM, when they are idle, if at all).  A page is merged once its
+ * content is known to be elsewhere.
+ *
+ * An attachment is inherited over fork() and execve(), but not by a program that has
+ * more privileges than its caller or that the caller may not read.  Detaching leaves
+ * what is merged as it is.
  *
  * Errors: as DKSM_IOC_MERGE but for those of ranges; ENOENT also if the process
  * to be detached is not attached.
