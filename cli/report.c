@@ -41,6 +41,7 @@ static const char *const reasons[] = {
 	[DKSM_SKIP_POISONED] = "lost to a memory error",
 	[DKSM_SKIP_LEARNED] = "known to be written to soon",
 	[DKSM_SKIP_UNMAPPED] = "guest memory without a mapping",
+	[DKSM_SKIP_ALONE] = "nobody else is known to have it yet",
 };
 
 static uint64_t row_value(const struct row *row,

@@ -62,9 +62,9 @@ struct dksm;
  *
  * They are the files of the same names in /sys/kernel/mm/dksm or, for a domain,
  * in /sys/kernel/mm/dksm/domains/NAME.  Pages are base pages.  Those that only
- * grow (@cow_breaks, @merge_calls, @merge_ns, @idle_ns, @huge_split) begin when
- * the host boots or the domain is created; on the host they include domains that
- * are gone.
+ * grow (@cow_breaks, @merge_calls, @merge_ns, @idle_*, @huge_split) begin when the
+ * host boots or the domain is created; on the host they include domains that are
+ * gone.
  *
  * @pages_shared:	frames that DKSM holds
  * @pages_sharing:	mappings of those frames beyond the first of each
@@ -76,10 +76,14 @@ struct dksm;
  * @merge_calls:	calls of merge so far, and virtual machines merged when they
  *			started
  * @merge_ns:		time spent in them, in nanoseconds
- * @idle_ns:		time spent in idle virtual machines, in nanoseconds
+ * @idle_ns:		time spent in idle virtual machines, or on the time of busy
+ *			ones, in nanoseconds
  * @huge_split:		large folios split to merge pages of them
  * @learned_volatile:	contents, and places of zeroes, known to be written to
  *			soon, and left alone
+ * @idle_passes:	complete passes over the memory of members
+ * @idle_changed:	pages that had changed when rounds of passes began
+ * @idle_hashed:	pages that passes looked at
  * @reserved:		0
  */
 struct dksm_counters {
@@ -94,7 +98,10 @@ struct dksm_counters {
 	uint64_t idle_ns;
 	uint64_t huge_split;
 	uint64_t learned_volatile;
-	uint64_t reserved[5];
+	uint64_t idle_passes;
+	uint64_t idle_changed;
+	uint64_t idle_hashed;
+	uint64_t reserved[2];
 };
 
 /**
@@ -104,6 +111,9 @@ struct dksm_counters {
  * @use_zero_pages:	whether zero pages become the kernel's zero page (0 or 1)
  * @learn:		loads for which a volatile content is left alone, 32768 at
  *			most, 0 if nothing is learned
+ * @load_pages:		pages that the first run of a virtual machine looks at, at most
+ * @huge_min:		pages of a huge page that have to be merged for it to be split
+ * @busy_percent:	time of a guest that is never idle which merging it may take
  * @reserved:		0
  */
 struct dksm_global {
@@ -111,7 +121,10 @@ struct dksm_global {
 	uint64_t max_page_sharing;
 	uint64_t use_zero_pages;
 	uint64_t learn;
-	uint64_t reserved[5];
+	uint64_t load_pages;
+	uint64_t huge_min;
+	uint64_t busy_percent;
+	uint64_t reserved[2];
 };
 
 /**
@@ -138,11 +151,20 @@ struct dksm_domain {
  * @idle:		1 if also when they are idle
  * @learn:		1 if volatile contents are learned and left alone
  * @huge_split:		its large folios that were split
- * @vms:		its virtual machines that were merged when they started
- * @idle_passes:	complete passes over idle ones
+ * @vms:		its virtual machines that were merged when they started, not
+ *			those that ran when it was attached
+ * @idle_passes:	complete passes over its memory, also by dksm_attach()
  * @idle_step_ns_max:	longest work between two looks for events, in ns
  * @load:		sum of what was done when they started
- * @idle_report:	sum of what was done when they were idle
+ * @attach:		sum of what was done by attaching it when they ran
+ * @idle_report:	sum of what was done in their memory when they were idle, or
+ *			on the time of busy ones
+ * @vmm:		sum of what was done then in other memory of the process
+ * @idle_rounds:	rounds, of one or more passes each
+ * @idle_changed:	pages that had changed when rounds began
+ * @idle_hashed:	pages that passes looked at
+ * @idle_why:		why the last round began: "none" (there was none), "grown",
+ *			"changed", "owed", "attached"
  * @reserved:		0
  */
 struct dksm_process {
@@ -159,7 +181,13 @@ struct dksm_process {
 	uint64_t idle_passes;
 	uint64_t idle_step_ns_max;
 	struct dksm_report load;
+	struct dksm_report attach;
 	struct dksm_report idle_report;
+	struct dksm_report vmm;
+	uint64_t idle_rounds;
+	uint64_t idle_changed;
+	uint64_t idle_hashed;
+	char idle_why[16];
 	uint64_t reserved[8];
 };
 
@@ -198,13 +226,14 @@ DKSM_API int dksm_info_get(struct dksm *handle, struct dksm_info *info);
  * @name:	1 to 63 of A-Z a-z 0-9 . _ - and the first not a dot, ended by NUL
  * @flags:	0 to join only; DKSM_DOMAIN_CREATE to create it if need be;
  *		with DKSM_DOMAIN_EXCL too, to create it or fail;
- *		DKSM_DOMAIN_FRESH_FRAMES for one whose frames are copies
+ *		DKSM_DOMAIN_FRESH_FRAMES for one whose frames are copies;
+ *		DKSM_DOMAIN_UNTRUSTED for one whose members do not trust each other
  *
  * The effective user ID that creates a domain owns it.  It lives as long as a
  * handle is bound to it, a process is in it, or a frame of it exists.
  *
- * Return: 0; -EINVAL (bad name or flags, or it exists without fresh frames),
- * -ENOENT (no such domain), -EEXIST (it exists, with DKSM_DOMAIN_EXCL), -EACCES
+ * Return: 0; -EINVAL (bad name or flags, or it exists without these
+ * properties), -ENOENT (no such domain), -EEXIST (it exists, with DKSM_DOMAIN_EXCL), -EACCES
  * (somebody else's domain and no CAP_SYS_PTRACE), -EBUSY (the handle is bound
  * already), -ENOMEM.
  */
@@ -222,7 +251,8 @@ DKSM_API int dksm_domain_join(struct dksm *handle, const char *name,
  * @report:	receives what was done, also when the call fails half-way; all 0
  *		if it did not get that far.  NULL if not wanted
  *
- * When the call returns, all that can be shared is shared.  A process that is
+ * When the call returns, all that can be shared is shared, and what nobody else has
+ * yet can be shared by others.  A process that is
  * in no domain joins the handle's and stays until it exits or executes another
  * program; its children inherit it.
  *
@@ -259,12 +289,14 @@ DKSM_API int dksm_unmerge(struct dksm *handle, int pidfd, uint64_t addr,
  * dksm_attach - merge the virtual machines of a process by themselves
  * @handle:	from dksm_open(); as for dksm_merge()
  * @pidfd:	the process, from pidfd_open(2), or DKSM_SELF
- * @flags:	0, or DKSM_ATTACH_NO_IDLE, DKSM_ATTACH_NO_LEARN
+ * @flags:	0, or DKSM_ATTACH_NO_IDLE, DKSM_ATTACH_NO_LEARN, DKSM_ATTACH_NO_VMM
  *
  * From now on the memory of each of its KVM virtual machines is merged just
- * before it first runs, and what it populated since when it is idle.  Programs
- * that it executes and its children inherit that.  Attaching again changes the
- * flags.
+ * before it first runs, and what the process populated or changed since when they
+ * are idle.  If it runs some already, all of its memory is merged before the call
+ * returns (but with DKSM_ATTACH_NO_VMM), whether they are idle, busy or paused.
+ * Programs that it executes and its children inherit the attachment.  Attaching again
+ * merges again and replaces the flags.
  *
  * Return: 0; -EINVAL (bad flags, kernel thread); -EBADF, -ESRCH, -EACCES, -EPERM,
  * -ENOENT, -EXDEV and -EINTR as dksm_merge(); -ENOMEM; -ENOTTY if the kernel is

@@ -20,6 +20,7 @@ static const char *const names[] = {
 	[DKSM_SKIP_POISONED] = "poisoned",
 	[DKSM_SKIP_LEARNED] = "learned",
 	[DKSM_SKIP_UNMAPPED] = "unmapped",
+	[DKSM_SKIP_ALONE] = "alone",
 };
 
 const char *dksm_skip_name(unsigned int reason)

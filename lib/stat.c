@@ -20,6 +20,7 @@
 #define SYSFS_DIR "/sys/kernel/mm/dksm"
 #define PROC_DIR "/proc"
 
+#define WHY_CHARS "abcdefghijklmnopqrstuvwxyz"
 #define NAME_CHARS						\
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"	\
 	"0123456789._-"
@@ -44,25 +45,28 @@ static const struct field counter_fields[] = {
 	COUNTER(pages_shared), COUNTER(pages_sharing), COUNTER(pages_zero),
 	COUNTER(saved_bytes), COUNTER(cow_breaks), COUNTER(metadata_bytes),
 	COUNTER(merge_calls), COUNTER(merge_ns), COUNTER(idle_ns),
-	COUNTER(huge_split), COUNTER(learned_volatile),
+	COUNTER(huge_split), COUNTER(learned_volatile), COUNTER(idle_passes),
+	COUNTER(idle_changed), COUNTER(idle_hashed),
 };
 
 static const struct field knob_fields[] = {
 	GLOBAL(max_page_sharing), GLOBAL(use_zero_pages), GLOBAL(learn),
+	GLOBAL(load_pages), GLOBAL(huge_min), GLOBAL(busy_percent),
 };
 
 static const struct field process_fields[] = {
 	PROCESS(pages_merged), PROCESS(pages_sharing), PROCESS(pages_zero),
 	PROCESS(cow_breaks), PROCESS(attached), PROCESS(idle), PROCESS(learn),
 	PROCESS(huge_split), PROCESS(vms), PROCESS(idle_passes),
-	PROCESS(idle_step_ns_max), REPORTS("load", load),
-	REPORTS("idle", idle_report),
+	PROCESS(idle_step_ns_max), PROCESS(idle_rounds), PROCESS(idle_changed),
+	PROCESS(idle_hashed), REPORTS("load", load), REPORTS("attach", attach),
+	REPORTS("idle", idle_report), REPORTS("vmm", vmm),
 };
 
 /* Lists of numbers, by enum dksm_skip. */
 static const struct field skip_fields[] = {
-	{ "load_skipped", offsetof(struct dksm_process, load.skipped) },
-	{ "idle_skipped", offsetof(struct dksm_process, idle_report.skipped) },
+	REPORT("load", load, skipped), REPORT("attach", attach, skipped),
+	REPORT("idle", idle_report, skipped), REPORT("vmm", vmm, skipped),
 };
 
 static void field_set(void *base, const struct field *field, uint64_t value)
@@ -294,17 +298,33 @@ int dksm_stat_read_domains(int dir, struct dksm_domain **domains, size_t *nr)
 	return 0;
 }
 
-static int process_domain(struct dksm_process *process, const char *name)
+static int parse_domain(struct dksm_process *process, const struct field *field,
+			char *text)
 {
-	if (!is_domain_name(name))
+	(void)field;
+	if (!is_domain_name(text))
 		return -EBADMSG;
-	memcpy(process->domain, name, strlen(name) + 1);
+	memcpy(process->domain, text, strlen(text) + 1);
+	return 0;
+}
+
+/* A later kernel may know other words, as long as there is room for them. */
+static int parse_why(struct dksm_process *process, const struct field *field,
+		     char *text)
+{
+	size_t len = strlen(text);
+
+	(void)field;
+	if (!len || len >= sizeof(process->idle_why) ||
+	    strspn(text, WHY_CHARS) != len)
+		return -EBADMSG;
+	memcpy(process->idle_why, text, len + 1);
 	return 0;
 }
 
 /* A later kernel may know more reasons, but there is no room for more than that. */
-static int process_list(struct dksm_process *process, const struct field *field,
-			char *text)
+static int parse_list(struct dksm_process *process, const struct field *field,
+		      char *text)
 {
 	uint64_t values[DKSM_SKIP_MAX] = { 0 };
 	size_t nr = 0;
@@ -317,8 +337,8 @@ static int process_list(struct dksm_process *process, const struct field *field,
 	return err;
 }
 
-static int process_number(struct dksm_process *process,
-			  const struct field *field, const char *text)
+static int parse_field(struct dksm_process *process, const struct field *field,
+		       char *text)
 {
 	uint64_t number;
 	int err = parse_number(text, &number);
@@ -328,53 +348,61 @@ static int process_number(struct dksm_process *process,
 	return err;
 }
 
-static const struct field *field_find(const struct field *fields, size_t nr,
-				      const char *name)
+static const struct field domain_field = { .name = "domain" };
+static const struct field why_field = { .name = "idle_why" };
+
+/* All keys of the file, and what becomes of their values. */
+static const struct kind {
+	const struct field *fields;
+	size_t nr;
+	int (*parse)(struct dksm_process *process, const struct field *field,
+		     char *text);
+} kinds[] = {
+	{ process_fields, ARRAY_SIZE(process_fields), parse_field },
+	{ skip_fields, ARRAY_SIZE(skip_fields), parse_list },
+	{ &domain_field, 1, parse_domain },
+	{ &why_field, 1, parse_why },
+};
+
+#define KEYS (ARRAY_SIZE(process_fields) + ARRAY_SIZE(skip_fields) + 2)
+
+/* The kind that has @key, which is the field at @index of it; NULL for none. */
+static const struct kind *kind_find(const char *key, size_t *index)
 {
-	for (size_t i = 0; i < nr; i++)
-		if (!strcmp(fields[i].name, name))
-			return &fields[i];
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
+		for (*index = 0; *index < kinds[i].nr; ++*index)
+			if (!strcmp(kinds[i].fields[*index].name, key))
+				return &kinds[i];
 	return NULL;
 }
 
 /*
- * One line "key value"; @bit tells which field that is, with the lists and then
- * the domain after the numbers.  Keys of later kernels are passed over.
+ * One line "key value"; @bit tells which key that is.  Keys of later kernels are
+ * passed over.
  */
-static int process_line(struct dksm_process *process, char *line,
-			unsigned int *bit)
+static int parse_line(struct dksm_process *process, char *line, uint64_t *bit)
 {
 	char *value = strchr(line, ' ');
-	const struct field *field;
+	const struct kind *kind;
+	size_t index, before = 0;
 
 	*bit = 0;
 	if (!value)
 		return -EBADMSG;
 	*value++ = 0;
-	if (!strcmp(line, "domain")) {
-		*bit = 1U << (ARRAY_SIZE(process_fields) +
-			      ARRAY_SIZE(skip_fields));
-		return process_domain(process, value);
-	}
-	field = field_find(skip_fields, ARRAY_SIZE(skip_fields), line);
-	if (field) {
-		*bit = 1U << (ARRAY_SIZE(process_fields) +
-			      (size_t)(field - skip_fields));
-		return process_list(process, field, value);
-	}
-	field = field_find(process_fields, ARRAY_SIZE(process_fields), line);
-	if (!field)
+	kind = kind_find(line, &index);
+	if (!kind)
 		return 0;
-	*bit = 1U << (field - process_fields);
-	return process_number(process, field, value);
+	for (const struct kind *other = kinds; other < kind; other++)
+		before += other->nr;
+	*bit = 1ULL << (before + index);
+	return kind->parse(process, &kind->fields[index], value);
 }
 
 /* An empty text is a process in no domain. */
-static int process_parse(struct dksm_process *process, char *text)
+static int parse_lines(struct dksm_process *process, char *text)
 {
-	const unsigned int all = (2U << (ARRAY_SIZE(process_fields) +
-					 ARRAY_SIZE(skip_fields))) - 1;
-	unsigned int seen = 0, bit;
+	uint64_t seen = 0, bit;
 	char *line, *save;
 	int err = 0;
 
@@ -382,12 +410,12 @@ static int process_parse(struct dksm_process *process, char *text)
 		return 0;
 	for (line = strtok_r(text, "\n", &save); line && !err;
 	     line = strtok_r(NULL, "\n", &save)) {
-		err = process_line(process, line, &bit);
+		err = parse_line(process, line, &bit);
 		if (seen & bit)
 			err = -EBADMSG;
 		seen |= bit;
 	}
-	if (!err && seen != all)
+	if (!err && seen != (1ULL << KEYS) - 1)
 		err = -EBADMSG;
 	return err;
 }
@@ -416,7 +444,7 @@ int dksm_stat_read_process(int proc, const char *pid,
 	memset(process, 0, sizeof(*process));
 	err = process_read(proc, pid, text, sizeof(text));
 	if (!err)
-		err = process_parse(process, text);
+		err = parse_lines(process, text);
 	if (err)
 		memset(process, 0, sizeof(*process));
 	return err;

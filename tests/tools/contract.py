@@ -21,13 +21,13 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 DEVICE = "/dev/dksm"
 NOBODY = 65534
 SELF = -1
-CREATE, EXCL, FRESH = 1, 2, 4
+CREATE, EXCL, FRESH, UNTRUSTED = 1, 2, 4, 8
 PAGE = mmap.PAGESIZE
 PAGES = 8
 END = (1 << 47) - PAGE      # of the address space
 KERNEL_THREAD = 2
 # Sizes of struct dksm_domain and struct dksm_process, which begin with a name.
-NAME, DOMAIN, PROCESS = 64, 192, 568
+NAME, DOMAIN, PROCESS = 64, 192, 960
 NO_PID = (1 << 22) + 1      # more than there can be
 
 library = ctypes.CDLL(f"{ROOT}/build/libdksm.so")
@@ -201,9 +201,10 @@ def joining_says_why_not():
     for name in "", ".", ".x", "a/b", "a b", "\xe4", "n" * 64:
         returns(errno.EINVAL, Handle().join(name, CREATE), f"joining {name!r}")
     returns(0, Handle().join("n" * 63, CREATE), "joining a name of 63")
-    for flags in EXCL, 8, 1 << 31:
+    for flags in EXCL, 16, 1 << 31:
         returns(errno.EINVAL, Handle().join("new", flags), f"joining with the flags {flags}")
     returns(errno.EINVAL, Handle().join("taken", FRESH), "joining for fresh frames")
+    returns(errno.EINVAL, Handle().join("taken", UNTRUSTED), "joining one of members that trust each other")
     returns(errno.ENOENT, Handle().join("new"), "joining what is not there")
     returns(errno.ENOENT, Handle().join("new", FRESH), "joining what is not there for fresh frames")
     returns(errno.EEXIST, Handle().join("taken", CREATE | EXCL), "creating what is there")
@@ -282,7 +283,7 @@ def domains_of_processes_are_checked():
         returns(0, unbound.merge(pidfd, memory.address, memory.size), "merging in the domain of the process")
         check(unbound.report.scanned == PAGES, "pages were looked at")
         returns(errno.ENOENT, elsewhere.detach(pidfd), "detaching what is not attached")
-        returns(errno.EINVAL, unbound.attach(pidfd, 4), "attaching with bad flags")
+        returns(errno.EINVAL, unbound.attach(pidfd, 8), "attaching with bad flags")
         returns(0, unbound.attach(pidfd), "attaching in the domain of the process")
         returns(0, elsewhere.unmerge(pidfd, memory.address, memory.size), "unmerging with another domain's handle")
         check(elsewhere.report.unmerged == PAGES, f"{elsewhere.report.unmerged} pages unmerged")

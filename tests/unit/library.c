@@ -33,6 +33,7 @@ static void skip_names_stay(void)
 	CHECK(!strcmp(dksm_skip_name(DKSM_SKIP_PINNED), "pinned"));
 	CHECK(!strcmp(dksm_skip_name(DKSM_SKIP_HUGE), "huge"));
 	CHECK(!strcmp(dksm_skip_name(DKSM_SKIP_POISONED), "poisoned"));
+	CHECK(!strcmp(dksm_skip_name(DKSM_SKIP_ALONE), "alone"));
 }
 
 static void no_device(void)

@@ -20,7 +20,8 @@
 static const char *const counters[] = {
 	"pages_shared", "pages_sharing", "pages_zero", "saved_bytes",
 	"cow_breaks", "metadata_bytes", "merge_calls", "merge_ns",
-	"idle_ns", "huge_split", "learned_volatile",
+	"idle_ns", "huge_split", "learned_volatile", "idle_passes",
+	"idle_changed", "idle_hashed",
 };
 
 static char root[] = "/tmp/dksm-stat-XXXXXX";
@@ -66,6 +67,9 @@ static void put_global(void)
 	put("sys/max_page_sharing", "256\n");
 	put("sys/use_zero_pages", "1\n");
 	put("sys/learn", "128\n");
+	put("sys/load_pages", "8192\n");
+	put("sys/huge_min", "64\n");
+	put("sys/busy_percent", "1\n");
 }
 
 static int open_in(const char *path)
@@ -98,7 +102,9 @@ static bool counters_from(const struct dksm_counters *c, uint64_t first)
 	       c->cow_breaks == first + 4 && c->metadata_bytes == first + 5 &&
 	       c->merge_calls == first + 6 && c->merge_ns == first + 7 &&
 	       c->idle_ns == first + 8 && c->huge_split == first + 9 &&
-	       c->learned_volatile == first + 10;
+	       c->learned_volatile == first + 10 &&
+	       c->idle_passes == first + 11 && c->idle_changed == first + 12 &&
+	       c->idle_hashed == first + 13;
 }
 
 static void global_good(void)
@@ -110,8 +116,9 @@ static void global_good(void)
 	CHECK(read_global(&global) == 0);
 	CHECK(counters_from(&global.counters, 100));
 	CHECK(global.max_page_sharing == 256 && global.use_zero_pages == 1 &&
-	      global.learn == 128);
-	CHECK(!global.reserved[0] && !global.counters.reserved[4]);
+	      global.learn == 128 && global.load_pages == 8192 &&
+	      global.huge_min == 64 && global.busy_percent == 1);
+	CHECK(!global.reserved[0] && !global.counters.reserved[1]);
 }
 
 static void global_numbers(void)
@@ -302,9 +309,15 @@ static int read_process_text(const char *text, struct dksm_process *process)
 	"attached 1\nidle 1\nlearn 0\nhuge_split 6\nvms 7\nidle_passes 8\n" \
 	"idle_step_ns_max 9\nload_scanned 10\nload_merged 11\n" \
 	"load_published 12\nload_zero 13\nload_ns 14\n" \
+	"attach_scanned 30\nattach_merged 31\nattach_published 32\n" \
+	"attach_zero 33\nattach_ns 34\nattach_skipped 35\n" \
+	"idle_rounds 50\nidle_changed 52\nidle_hashed 53\n" \
 	"idle_scanned 20\nidle_merged 21\nidle_published 22\nidle_zero 23\n" \
-	"idle_ns 24\n"
-#define TRIGGERS NUMBERS "load_skipped 15 16 17\nidle_skipped 25\n"
+	"idle_ns 24\n" \
+	"vmm_scanned 40\nvmm_merged 41\nvmm_published 42\nvmm_zero 43\n" \
+	"vmm_ns 44\nvmm_skipped 45 46\n"
+#define WHY "idle_why changed\n"
+#define TRIGGERS NUMBERS WHY "load_skipped 15 16 17\nidle_skipped 25\n"
 #define PROCESS "domain web\n" PAGES TRIGGERS
 
 static void process_good(void)
@@ -325,6 +338,13 @@ static void process_good(void)
 	      process.load.skipped[2] == 17 && !process.load.skipped[3]);
 	CHECK(process.idle_report.merged == 21 &&
 	      process.idle_report.skipped[0] == 25);
+	CHECK(process.attach.published == 32 && process.attach.zero == 33 &&
+	      process.attach.skipped[0] == 35);
+	CHECK(process.vmm.scanned == 40 && process.vmm.ns == 44 &&
+	      process.vmm.skipped[1] == 46);
+	CHECK(process.idle_rounds == 50 && process.idle_changed == 52 &&
+	      process.idle_hashed == 53);
+	CHECK(!strcmp(process.idle_why, "changed"));
 	CHECK(!read_process_text("later x y\n" PROCESS "cow_breaks 9\nnew 1\n",
 				 &process));
 	CHECK(process.cow_breaks == 9);
@@ -349,17 +369,27 @@ static void process_bad(void)
 		{ "domain \n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
 		{ "domain nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
 		  "nnnnnnnnnnnn\n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
-		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		{ "domain web\n" PAGES NUMBERS WHY "cow_breaks 2\n"
 		  "load_skipped 1 x\nidle_skipped 1\n", -EBADMSG },
 		{ PROCESS "cow_breaks 2\nvms 7\n", -EBADMSG },
+		{ PROCESS "cow_breaks 2\n" WHY, -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		  "load_skipped 1\nidle_skipped 1\n", -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		  "load_skipped 1\nidle_skipped 1\nidle_why \n", -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		  "load_skipped 1\nidle_skipped 1\nidle_why a b\n", -EBADMSG },
+		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		  "load_skipped 1\nidle_skipped 1\nidle_why abcdefghijklmnop\n",
+		  -EBADMSG },
 		{ PROCESS "cow_breaks 2\ndomain web\n", -EBADMSG },
 		{ "domain a/b\n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
 		{ "domain \xe4\n" PAGES TRIGGERS "cow_breaks 2\n", -EBADMSG },
-		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		{ "domain web\n" PAGES NUMBERS WHY "cow_breaks 2\n"
 		  "load_skipped 1\nidle_skipped \n", -EBADMSG },
-		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\n"
+		{ "domain web\n" PAGES NUMBERS WHY "cow_breaks 2\n"
 		  "load_skipped 1  2\nidle_skipped 1\n", -EBADMSG },
-		{ "domain web\n" PAGES NUMBERS "cow_breaks 2\nidle_skipped 1\n"
+		{ "domain web\n" PAGES NUMBERS WHY "cow_breaks 2\nidle_skipped 1\n"
 		  "load_skipped 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\n",
 		  -EBADMSG },
 	};
