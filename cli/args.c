@@ -17,13 +17,16 @@
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"	\
 	"0123456789._-"
 
-enum { OPT_DOMAIN = OPT_LONG, OPT_JSON, OPT_PROMETHEUS, OPT_HELP };
+enum {
+	OPT_DOMAIN = OPT_LONG, OPT_UNTRUSTED, OPT_JSON, OPT_PROMETHEUS, OPT_HELP
+};
 
 static const struct option options[] = {
 	{ "json", no_argument, NULL, OPT_JSON },
 	{ "prometheus", no_argument, NULL, OPT_PROMETHEUS },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ "domain", required_argument, NULL, OPT_DOMAIN },
+	{ "untrusted", no_argument, NULL, OPT_UNTRUSTED },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -163,6 +166,14 @@ static int domain_option(struct args *args, char **argv, unsigned int accept)
 	return domain_name_check(argv[0], optarg);
 }
 
+static int untrusted_option(struct args *args, char **argv, unsigned int accept)
+{
+	if (!(accept & ARGS_DOMAIN))
+		return usage_error(argv[0], "--untrusted makes no sense here");
+	args->domain_flags |= DKSM_DOMAIN_UNTRUSTED;
+	return EXIT_OK;
+}
+
 static int prometheus_option(struct args *args, char **argv,
 			     unsigned int accept)
 {
@@ -184,6 +195,8 @@ static int option(struct args *args, int opt, char **argv, unsigned int accept)
 		return EXIT_OK;
 	case OPT_DOMAIN:
 		return domain_option(args, argv, accept);
+	case OPT_UNTRUSTED:
+		return untrusted_option(args, argv, accept);
 	case OPT_PROMETHEUS:
 		return prometheus_option(args, argv, accept);
 	default:

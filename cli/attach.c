@@ -11,15 +11,17 @@
 #include "cli.h"
 
 enum {
-	OPT_DOMAIN = OPT_LONG, OPT_FRESH, OPT_NO_IDLE, OPT_NO_LEARN, OPT_REPORT,
-	OPT_HELP
+	OPT_DOMAIN = OPT_LONG, OPT_UNTRUSTED, OPT_FRESH, OPT_NO_IDLE,
+	OPT_NO_LEARN, OPT_NO_VMM, OPT_REPORT, OPT_HELP
 };
 
 static const struct option options[] = {
 	{ "domain", required_argument, NULL, OPT_DOMAIN },
+	{ "untrusted", no_argument, NULL, OPT_UNTRUSTED },
 	{ "fresh-frames", no_argument, NULL, OPT_FRESH },
 	{ "no-idle", no_argument, NULL, OPT_NO_IDLE },
 	{ "no-learn", no_argument, NULL, OPT_NO_LEARN },
+	{ "no-vmm", no_argument, NULL, OPT_NO_VMM },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ "report", required_argument, NULL, OPT_REPORT },
 	{ NULL, 0, NULL, 0 },
@@ -31,14 +33,20 @@ static int option(struct attach_args *args, int opt, char **argv)
 	case OPT_DOMAIN:
 		args->domain = optarg;
 		return domain_name_check(argv[0], optarg);
+	case OPT_UNTRUSTED:
+		args->domain_flags |= DKSM_DOMAIN_UNTRUSTED;
+		return EXIT_OK;
 	case OPT_FRESH:
-		args->domain_flags = DKSM_DOMAIN_FRESH_FRAMES;
+		args->domain_flags |= DKSM_DOMAIN_FRESH_FRAMES;
 		return EXIT_OK;
 	case OPT_NO_IDLE:
 		args->flags |= DKSM_ATTACH_NO_IDLE;
 		return EXIT_OK;
 	case OPT_NO_LEARN:
 		args->flags |= DKSM_ATTACH_NO_LEARN;
+		return EXIT_OK;
+	case OPT_NO_VMM:
+		args->flags |= DKSM_ATTACH_NO_VMM;
 		return EXIT_OK;
 	case OPT_REPORT:
 		args->report = optarg;

@@ -52,6 +52,7 @@ struct range {
  * @prometheus:	--prometheus
  * @help:	--help; nothing else has been looked at then
  * @domain:	--domain, else NULL; points into argv
+ * @domain_flags: DKSM_DOMAIN_*, but for DKSM_DOMAIN_CREATE
  * @ranges:	the ranges, to be freed with args_free()
  * @nr:		how many; 0 for the whole process
  */
@@ -61,13 +62,14 @@ struct args {
 	bool prometheus;
 	bool help;
 	const char *domain;
+	unsigned int domain_flags;
 	struct range *ranges;
 	size_t nr;
 };
 
 /* What a subcommand takes; --json, --help and a PID always go. */
 enum args_accept {
-	ARGS_DOMAIN = 1 << 0,
+	ARGS_DOMAIN = 1 << 0,	/* and its properties */
 	ARGS_RANGES = 1 << 1,
 	ARGS_NO_PID = 1 << 2,	/* the PID may be left out */
 	ARGS_PROMETHEUS = 1 << 3,

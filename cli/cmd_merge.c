@@ -10,7 +10,7 @@
 #include "cli.h"
 
 static const char help[] =
-	"Usage: dksm merge [--domain NAME] [--json] PID [RANGE...]\n"
+	"Usage: dksm merge [--domain NAME] [--untrusted] [--json] PID [RANGE...]\n"
 	"\n"
 	"Share the equal memory pages of process PID with each other and with\n"
 	"all that was merged before in the same domain.  All of it is done\n"
@@ -21,6 +21,8 @@ static const char help[] =
 	"  --domain NAME  share only with processes in this domain, which is\n"
 	"                 created if need be; without it, the domain that the\n"
 	"                 process is in, else 'default' (root) or 'user-UID'\n"
+	"  --untrusted    one whose members do not trust each other; a property\n"
+	"                 of a new domain\n"
 	"  --json         print the report as JSON\n"
 	"\n"
 	"Examples:\n"
@@ -28,26 +30,30 @@ static const char help[] =
 	"  dksm merge --domain web 1234 7f2a40000000+512M\n"
 	"  for p in $(pidof qemu-system-x86_64); do dksm merge $p; done\n";
 
-static struct failure join(struct dksm *handle, const char *name)
+/* The domain that was asked for, else the caller's own. */
+static struct failure join(const struct job *job, struct dksm *handle)
 {
-	int err = dksm_domain_join(handle, name, DKSM_DOMAIN_CREATE);
+	char own[DKSM_NAME_SIZE];
+	const char *name = job->args->domain;
+	int err;
 
+	own_domain(own);
+	if (!name)
+		name = own;
+	err = dksm_domain_join(handle, name,
+			       DKSM_DOMAIN_CREATE | job->args->domain_flags);
 	return failure_domain(err, name);
 }
 
-static struct failure join_own(struct dksm *handle)
+static bool domain_wanted(const struct job *job)
 {
-	char name[DKSM_NAME_SIZE];
-
-	own_domain(name);
-	return join(handle, name);
+	return job->args->domain || job->args->domain_flags;
 }
 
 static struct failure merge_prepare(const struct job *job, struct dksm *handle)
 {
-	if (!job->args->domain)
-		return failure_at(STEP_DOMAIN, 0);
-	return join(handle, job->args->domain);
+	return domain_wanted(job) ? join(job, handle) :
+				    failure_at(STEP_DOMAIN, 0);
 }
 
 /* ENOENT: neither the handle nor the process has a domain yet. */
@@ -59,9 +65,9 @@ static struct failure merge_range(const struct job *job, struct dksm *handle,
 	int err;
 
 	err = dksm_merge(handle, pidfd, range->start, range->len, report);
-	if (err != -ENOENT || job->args->domain)
+	if (err != -ENOENT || domain_wanted(job))
 		return failure_at(STEP_PAGES, err);
-	failure = join_own(handle);
+	failure = join(job, handle);
 	if (failure.err)
 		return failure;
 	return failure_at(STEP_PAGES, dksm_merge(handle, pidfd, range->start,

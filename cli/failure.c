@@ -37,8 +37,8 @@ static const struct advice {
 	  "--domain" },
 	{ STEP_DOMAIN, EBUSY, "this handle is bound to a domain already: run "
 	  "it again" },
-	{ STEP_DOMAIN, EINVAL, "it exists without fresh frames: choose "
-	  "another --domain" },
+	{ STEP_DOMAIN, EINVAL, "it exists without fresh frames or "
+	  "--untrusted: choose another --domain" },
 	{ STEP_DOMAIN, ENOMEM, "no memory for another domain: free some and "
 	  "run it again" },
 	{ STEP_PAGES, EACCES, "you may not change its memory, or not use its "

@@ -57,7 +57,8 @@ static int play_join(struct dksm *handle, const char *name, unsigned int flags)
 	(void)handle;
 	script.calls++;
 	REQUIRE(kernel_takes_name(name) && !script.joined);
-	REQUIRE((flags & ~DKSM_DOMAIN_FRESH_FRAMES) == DKSM_DOMAIN_CREATE);
+	REQUIRE((flags & ~(DKSM_DOMAIN_FRESH_FRAMES | DKSM_DOMAIN_UNTRUSTED)) ==
+		DKSM_DOMAIN_CREATE);
 	script.joined = !err;
 	return err;
 }
@@ -83,7 +84,8 @@ static int play_attach(struct dksm *handle, int pidfd, unsigned int flags)
 	(void)handle;
 	script.calls++;
 	REQUIRE(pidfd >= 0 || pidfd == DKSM_SELF);
-	REQUIRE(!(flags & ~(DKSM_ATTACH_NO_IDLE | DKSM_ATTACH_NO_LEARN)));
+	REQUIRE(!(flags & ~(DKSM_ATTACH_NO_IDLE | DKSM_ATTACH_NO_LEARN |
+			    DKSM_ATTACH_NO_VMM)));
 	return pidfd == DKSM_SELF && !err ? -EPERM : err;
 }
 

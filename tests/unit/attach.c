@@ -98,6 +98,40 @@ static void parsed(void)
 	CHECK(attach_parse(&args, 5, argv) == EXIT_OK && !args.domain_flags);
 }
 
+/* One property has all that the three options ask for; with them, too. */
+static void run_untrusted(void)
+{
+	char *said;
+
+	script = (struct script){ .attaches = { -EPERM } };
+	CHECK(command("dksm run --untrusted --domain web -- true", &said) ==
+	      EXIT_FAILED);
+	CHECK(script.joins == 1 && !strcmp(script.joined, "web"));
+	CHECK(script.domain_flags ==
+	      (DKSM_DOMAIN_CREATE | DKSM_DOMAIN_UNTRUSTED));
+	CHECK(script.calls == 1 && !script.flags);
+	free(said);
+	script = (struct script){ .attaches = { -EPERM } };
+	CHECK(command("dksm run --fresh-frames --untrusted --no-idle --no-learn "
+		      "true", &said) == EXIT_FAILED);
+	CHECK(script.domain_flags ==
+	      (DKSM_DOMAIN_CREATE | DKSM_DOMAIN_UNTRUSTED |
+	       DKSM_DOMAIN_FRESH_FRAMES));
+	CHECK(script.flags == (DKSM_ATTACH_NO_IDLE | DKSM_ATTACH_NO_LEARN));
+	free(said);
+}
+
+static void attach_no_vmm(void)
+{
+	char line[64], *said;
+
+	script = (struct script){ 0 };
+	snprintf(line, sizeof(line), "dksm attach --no-vmm %d", getpid());
+	CHECK(command(line, &said) == EXIT_OK && !*said);
+	CHECK(script.flags == DKSM_ATTACH_NO_VMM && !script.joins);
+	free(said);
+}
+
 static void run_fresh(void)
 {
 	char *said;
@@ -150,7 +184,7 @@ static void not_fresh(void)
 	CHECK(command("dksm run --fresh-frames --domain web true", &said) ==
 	      EXIT_FAILED);
 	CHECK(!strcmp(said, "dksm run: domain 'web': it exists without fresh "
-		      "frames: choose another --domain\n"));
+		      "frames or --untrusted: choose another --domain\n"));
 	CHECK(!script.calls);
 	free(said);
 }
@@ -162,6 +196,9 @@ static void detach_refuses(void)
 	script = (struct script){ 0 };
 	CHECK(command("dksm detach --fresh-frames 1", &said) == EXIT_USAGE);
 	CHECK_FOR(said, strstr(said, "there are no options"));
+	CHECK(!script.calls);
+	free(said);
+	CHECK(command("dksm detach --no-vmm 1", &said) == EXIT_USAGE);
 	CHECK(!script.calls);
 	free(said);
 }
@@ -188,6 +225,8 @@ static void nothing_to_run(void)
 static const struct ktap_test tests[] = {
 	{ "fresh frames are parsed", parsed },
 	{ "run in a domain of fresh frames", run_fresh },
+	{ "run in one of members without trust", run_untrusted },
+	{ "attach guest memory only", attach_no_vmm },
 	{ "attach to one without a name", attach_fresh },
 	{ "attach without them", attach_plain },
 	{ "a domain that exists without them", not_fresh },

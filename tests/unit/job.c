@@ -57,16 +57,14 @@ static struct range three[] = {
 	{ 0x1000, 0x1000 }, { 0x4000, 0x2000 }, { 0x8000, 0x3000 },
 };
 
-static struct failure play(const struct job *kind, const char *domain,
-			   size_t nr, struct dksm_report *sum)
+static struct failure play_args(const struct job *kind, const struct args *args,
+				struct dksm_report *sum)
 {
-	struct args args = { .pid = 1, .domain = domain, .ranges = three,
-			     .nr = nr };
 	struct dksm handle = { &engine };
 	struct job job = *kind;
 	struct failure failure;
 
-	job.args = &args;
+	job.args = args;
 	memset(sum, 0, sizeof(*sum));
 	if (job.prepare) {
 		failure = job.prepare(&job, &handle);
@@ -75,6 +73,15 @@ static struct failure play(const struct job *kind, const char *domain,
 			return failure;
 	}
 	return job_ranges(&job, &handle, 42, sum);
+}
+
+static struct failure play(const struct job *kind, const char *domain,
+			   size_t nr, struct dksm_report *sum)
+{
+	struct args args = { .pid = 1, .domain = domain, .ranges = three,
+			     .nr = nr };
+
+	return play_args(kind, &args, sum);
 }
 
 static void rewind_script(void)
@@ -154,6 +161,25 @@ static void domain_named(void)
 	CHECK(!play(&merge_job, "web", 1, &sum).err);
 	CHECK(script.joins == 1 && !strcmp(script.joined, "web"));
 	CHECK(script.flags == DKSM_DOMAIN_CREATE && script.calls == 1);
+}
+
+/* Without a name it must be the caller's own domain, which may be another. */
+static void domain_untrusted(void)
+{
+	struct args args = { .pid = 1, .domain_flags = DKSM_DOMAIN_UNTRUSTED };
+	char mine[DKSM_NAME_SIZE];
+	struct dksm_report sum;
+
+	own_domain(mine);
+	rewind_script();
+	CHECK(!play_args(&merge_job, &args, &sum).err);
+	CHECK(script.joins == 1 && !strcmp(script.joined, mine));
+	CHECK(script.flags == (DKSM_DOMAIN_CREATE | DKSM_DOMAIN_UNTRUSTED));
+	rewind_script();
+	args.domain = "web";
+	CHECK(!play_args(&merge_job, &args, &sum).err);
+	CHECK(script.joins == 1 && !strcmp(script.joined, "web"));
+	CHECK(script.flags == (DKSM_DOMAIN_CREATE | DKSM_DOMAIN_UNTRUSTED));
 }
 
 static void domain_refused(void)
@@ -279,6 +305,7 @@ static const struct ktap_test tests[] = {
 	{ "a process in none gets the default one", domain_default },
 	{ "the default one of a user", domain_of_user },
 	{ "a domain by name", domain_named },
+	{ "a domain without trust", domain_untrusted },
 	{ "a domain that may not be joined", domain_refused },
 	{ "unmerge joins nothing", unmerge_joins_nothing },
 	{ "a hole does not stop the other ranges", hole },
