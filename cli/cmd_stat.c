@@ -106,25 +106,41 @@ static void pages_row(FILE *out, const char *name, uint64_t pages,
 		text_bytes(pages * page_bytes()).chars, words);
 }
 
+static void number_row(FILE *out, const char *name, uint64_t number,
+		       const char *words)
+{
+	fprintf(out, "%-14s %12" PRIu64 " %11s  %s\n", name, number, "", words);
+}
+
+static void merged_row(FILE *out, const char *name,
+		       const struct dksm_report *report, const char *words)
+{
+	pages_row(out, name, report->merged + report->zero, words);
+}
+
 static void attachment_rows(FILE *out, const struct dksm_process *process)
 {
-	const struct dksm_report *load = &process->load;
-	const struct dksm_report *idle = &process->idle_report;
-
-	if (!process->attached && !process->vms)
+	if (!process->attached && !process->vms && !process->idle_passes)
 		return;
 	fprintf(out, "%-14s %12s %11s  virtual machines are merged%s%s\n",
 		"attached", process->attached ? "yes" : "no", "",
 		process->idle ? " also when idle" : " when they start",
 		process->learn ? "" : ", nothing is learned");
-	fprintf(out, "%-14s %12" PRIu64 " %11s  virtual machines that have "
-		"started\n", "vms", process->vms, "");
-	pages_row(out, "load_merged", load->merged + load->zero,
-		  "merged before the first instruction");
-	fprintf(out, "%-14s %12" PRIu64 " %11s  complete passes over idle "
-		"memory\n", "idle_passes", process->idle_passes, "");
-	pages_row(out, "idle_merged", idle->merged + idle->zero,
-		  "merged when idle");
+	number_row(out, "vms", process->vms,
+		   "virtual machines merged at their start");
+	merged_row(out, "load_merged", &process->load,
+		   "merged before the first instruction");
+	merged_row(out, "attach_merged", &process->attach,
+		   "merged when attached");
+	number_row(out, "idle_passes", process->idle_passes,
+		   "complete passes over its memory");
+	fprintf(out, "%-14s %12" PRIu64 " %11s  rounds of these, the last: "
+		"%s\n", "idle_rounds", process->idle_rounds, "",
+		process->idle_why);
+	merged_row(out, "idle_merged", &process->idle_report,
+		   "guest memory merged when idle");
+	merged_row(out, "vmm_merged", &process->vmm,
+		   "other memory of the process merged then");
 }
 
 void process_table(FILE *out, pid_t pid, const struct dksm_process *process)
@@ -141,8 +157,8 @@ void process_table(FILE *out, pid_t pid, const struct dksm_process *process)
 		  "of these, mapped elsewhere too");
 	pages_row(out, "pages_zero", process->pages_zero,
 		  "mapped from the kernel's zero page");
-	fprintf(out, "%-14s %12" PRIu64 " %11s  %s\n", "cow_breaks",
-		process->cow_breaks, "", "writes that made a page private again");
+	number_row(out, "cow_breaks", process->cow_breaks,
+		   "writes that made a page private again");
 	attachment_rows(out, process);
 }
 
@@ -171,11 +187,19 @@ void process_json(FILE *out, pid_t pid, const struct dksm_process *process)
 	json_add_number(root, "huge_split", process->huge_split);
 	json_add_number(root, "vms", process->vms);
 	json_add_number(root, "idle_passes", process->idle_passes);
+	json_add_number(root, "idle_rounds", process->idle_rounds);
+	json_add_string(root, "idle_why",
+			*process->idle_why ? process->idle_why : NULL);
+	json_add_number(root, "idle_changed", process->idle_changed);
+	json_add_number(root, "idle_hashed", process->idle_hashed);
 	json_add_number(root, "idle_step_ns_max", process->idle_step_ns_max);
 	json_object_object_add(root, "load_report",
 			       trigger_json(&process->load));
+	json_object_object_add(root, "attach_report",
+			       trigger_json(&process->attach));
 	json_object_object_add(root, "idle_report",
 			       trigger_json(&process->idle_report));
+	json_object_object_add(root, "vmm_report", trigger_json(&process->vmm));
 	json_print(out, root);
 }
 

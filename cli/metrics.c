@@ -47,6 +47,12 @@ static const struct number counters[] = {
 	  "Time that calls of merge and starts of virtual machines took" },
 	{ "idle_ns", COUNTERS(idle_ns), TIME,
 	  "Time that the work in idle virtual machines took" },
+	{ "idle_passes", COUNTERS(idle_passes), COUNTER,
+	  "Complete passes over the memory of processes" },
+	{ "idle_changed", COUNTERS(idle_changed), COUNTER,
+	  "Pages that had changed when rounds of passes began" },
+	{ "idle_hashed", COUNTERS(idle_hashed), COUNTER,
+	  "Pages that passes looked at" },
 	{ "huge_split", COUNTERS(huge_split), COUNTER,
 	  "Huge pages split to merge parts of them" },
 	{ "learned_volatile", COUNTERS(learned_volatile), GAUGE,
@@ -62,6 +68,12 @@ static const struct number knobs[] = {
 	  "Whether pages of zeroes become the kernel's zero page" },
 	{ "learn", GLOBAL(learn), GAUGE,
 	  "Loads for which a volatile content is left alone, 0 for none" },
+	{ "load_pages", GLOBAL(load_pages), GAUGE,
+	  "The most pages that a first run of a virtual machine looks at" },
+	{ "huge_min", GLOBAL(huge_min), GAUGE,
+	  "Pages of a huge page that are to be merged for it to be split" },
+	{ "busy_percent", GLOBAL(busy_percent), GAUGE,
+	  "Part of the time of busy virtual machines that merging may take" },
 };
 
 static uint64_t value_of(const struct number *number, const void *base)

@@ -144,7 +144,9 @@ static int collect_process(struct top_rows *rows, pid_t pid)
 	row->shared = process.pages_sharing * page_bytes();
 	row->breaks = process.cow_breaks;
 	row->learned = process.load.skipped[DKSM_SKIP_LEARNED] +
-		       process.idle_report.skipped[DKSM_SKIP_LEARNED];
+		       process.attach.skipped[DKSM_SKIP_LEARNED] +
+		       process.idle_report.skipped[DKSM_SKIP_LEARNED] +
+		       process.vmm.skipped[DKSM_SKIP_LEARNED];
 	return 0;
 }
 

@@ -108,7 +108,7 @@ static void check_metrics(struct capture *capture)
 		REQUIRE(value[1 + strspn(value + 1, "0123456789.")] == 0);
 		REQUIRE(!strchr(line, '{') || (value[-2] == '"' && value[-1] == '}'));
 	}
-	REQUIRE(!text && samples == 2 * 11 + 3);
+	REQUIRE(!text && samples == 2 * 14 + 6);
 	free(capture->text);
 }
 
@@ -144,7 +144,10 @@ static void processes(const struct dksm_process *process)
 	REQUIRE(json_number_is(json, "pages_merged", process->pages_merged));
 	REQUIRE(json_number_is(json, "idle_step_ns_max", process->idle_step_ns_max));
 	check_report(json_child(json, "load_report"), &process->load);
+	check_report(json_child(json, "attach_report"), &process->attach);
 	check_report(json_child(json, "idle_report"), &process->idle_report);
+	check_report(json_child(json, "vmm_report"), &process->vmm);
+	REQUIRE(json_string_is(json, "idle_why", process->idle_why));
 	REQUIRE(*process->domain ? json_string_is(json, "domain", process->domain) :
 		!json_child(json, "domain"));
 	json_object_put(json);
@@ -233,6 +236,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	failures(domain.name);
 	numbers(&process.pages_merged, sizeof(process) - offsetof(struct dksm_process,
 								  pages_merged));
+	snprintf(process.idle_why, sizeof(process.idle_why), "grown");
 	numbers(&domain.counters, sizeof(domain.counters));
 	hosts(&domain);
 	processes(&process);

@@ -17,7 +17,8 @@
 static const char *const files[] = {
 	"pages_shared", "pages_sharing", "pages_zero", "saved_bytes", "cow_breaks",
 	"metadata_bytes", "merge_calls", "merge_ns", "idle_ns", "huge_split",
-	"learned_volatile", "max_page_sharing", "use_zero_pages", "learn",
+	"learned_volatile", "idle_passes", "idle_changed", "idle_hashed", "max_page_sharing",
+	"use_zero_pages", "learn", "load_pages", "huge_min", "busy_percent",
 };
 
 static char root[] = "/dev/shm/dksm-fuzz-XXXXXX";
@@ -95,8 +96,13 @@ static void print_process(FILE *out, const struct dksm_process *process)
 		process->huge_split, process->vms);
 	fprintf(out, "idle_passes %lu\nidle_step_ns_max %lu\n", process->idle_passes,
 		process->idle_step_ns_max);
+	fprintf(out, "idle_rounds %lu\nidle_why %s\n", process->idle_rounds, process->idle_why);
+	fprintf(out, "idle_changed %lu\nidle_hashed %lu\n", process->idle_changed,
+		process->idle_hashed);
 	print_report(out, "load", &process->load);
+	print_report(out, "attach", &process->attach);
 	print_report(out, "idle", &process->idle_report);
+	print_report(out, "vmm", &process->vmm);
 }
 
 /* How many lines of @text have this key. */

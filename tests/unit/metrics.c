@@ -10,7 +10,8 @@ static struct dksm_domain domains[] = {
 	{ "a", { .pages_shared = 1, .pages_sharing = 2, .pages_zero = 3,
 		 .saved_bytes = 4096, .cow_breaks = 5, .metadata_bytes = 6,
 		 .merge_calls = 7, .merge_ns = 8000000009, .idle_ns = 10,
-		 .huge_split = 11, .learned_volatile = UINT64_MAX } },
+		 .huge_split = 11, .learned_volatile = UINT64_MAX,
+		 .idle_passes = 13, .idle_changed = 14, .idle_hashed = 15 } },
 	{ "b", { .pages_shared = 12 } },
 };
 
@@ -41,7 +42,8 @@ static void whole_host(void)
 		.global = { .counters = { .pages_shared = 20, .merge_calls = 21,
 					  .merge_ns = UINT64_MAX },
 			    .max_page_sharing = 256, .use_zero_pages = 1,
-			    .learn = 128 },
+			    .learn = 128, .load_pages = 8192, .huge_min = 64,
+			    .busy_percent = 1 },
 	};
 	static const char *const parts[] = {
 		"# HELP dksm_pages_shared Page frames that are shared or can be,"
@@ -57,6 +59,8 @@ static void whole_host(void)
 		"# TYPE dksm_max_page_sharing gauge\n"
 		"dksm_max_page_sharing 256\n",
 		"\ndksm_use_zero_pages 1\n", "\ndksm_learn 128\n",
+		"\ndksm_load_pages 8192\n", "\ndksm_huge_min 64\n",
+		"\ndksm_busy_percent 1\n",
 	};
 
 	check_has(&host, parts, ARRAY_SIZE(parts));
@@ -81,6 +85,9 @@ static void each_domain(void)
 		"\ndksm_domain_merge_seconds_total{domain=\"a\"} 8.000000009\n"
 		"dksm_domain_merge_seconds_total{domain=\"b\"} 0.000000000\n",
 		"\ndksm_domain_idle_seconds_total{domain=\"a\"} 0.000000010\n",
+		"\ndksm_domain_idle_passes_total{domain=\"a\"} 13\n",
+		"\ndksm_domain_idle_changed_total{domain=\"a\"} 14\n",
+		"\ndksm_domain_idle_hashed_total{domain=\"a\"} 15\n",
 		"\ndksm_domain_huge_split_total{domain=\"a\"} 11\n",
 		"\ndksm_domain_learned_volatile{domain=\"a\"} "
 		"18446744073709551615\n",

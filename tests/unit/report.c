@@ -216,7 +216,8 @@ static void reasons_in_words(void)
 static struct dksm_domain domains[] = {
 	{ "a", { .pages_shared = 1, .pages_sharing = 2, .pages_zero = 3,
 		 .saved_bytes = 5 << 20, .cow_breaks = 4, .metadata_bytes = 5,
-		 .merge_calls = 6, .merge_ns = 7 } },
+		 .merge_calls = 6, .merge_ns = 7, .idle_passes = 8,
+		 .idle_changed = 9, .idle_hashed = 10 } },
 	{ "quite-a-long-name", { .pages_shared = 11 } },
 };
 
@@ -225,6 +226,7 @@ static const struct host sample_host = {
 		.counters = { .pages_shared = 12, .merge_ns = 8 },
 		.max_page_sharing = 256,
 		.use_zero_pages = 1,
+		.load_pages = 8192, .huge_min = 64, .busy_percent = 1,
 	},
 	.domains = domains,
 	.nr = ARRAY_SIZE(domains),
@@ -250,11 +252,17 @@ static void host_as_json(void)
 	      number(item, "cow_breaks") == 4 &&
 	      number(item, "metadata_bytes") == 5 &&
 	      number(item, "merge_calls") == 6 && number(item, "merge_ns") == 7);
+	CHECK(number(item, "idle_passes") == 8 &&
+	      number(item, "idle_changed") == 9 &&
+	      number(item, "idle_hashed") == 10);
 	item = child(root, "total");
 	CHECK(number(item, "pages_shared") == 12 &&
 	      number(item, "merge_ns") == 8 &&
 	      number(item, "max_page_sharing") == 256 &&
-	      number(item, "use_zero_pages") == 1);
+	      number(item, "use_zero_pages") == 1 &&
+	      number(item, "load_pages") == 8192 &&
+	      number(item, "huge_min") == 64 &&
+	      number(item, "busy_percent") == 1);
 	json_object_put(root);
 }
 
@@ -301,9 +309,13 @@ static void process_as_json(void)
 {
 	struct dksm_process process = {
 		.domain = "web", .pages_merged = 5, .pages_sharing = 4,
-		.pages_zero = 3, .cow_breaks = 2,
+		.pages_zero = 3, .cow_breaks = 2, .idle_rounds = 6,
+		.idle_changed = 7, .idle_hashed = 8, .idle_why = "grown",
+		.load.merged = 11, .attach.merged = 12,
+		.attach.skipped[DKSM_SKIP_ALONE] = 77,
+		.idle_report.merged = 13, .vmm.merged = 14,
 	};
-	struct json_object *root;
+	struct json_object *root, *report;
 	struct capture capture;
 
 	capture_begin(&capture);
@@ -314,13 +326,22 @@ static void process_as_json(void)
 	CHECK(number(root, "pid") == 9 && number(root, "pages_merged") == 5 &&
 	      number(root, "pages_sharing") == 4 &&
 	      number(root, "pages_zero") == 3 && number(root, "cow_breaks") == 2);
+	CHECK(number(root, "idle_rounds") == 6 &&
+	      number(root, "idle_changed") == 7 && number(root, "idle_hashed") == 8);
+	CHECK(!strcmp(json_object_get_string(child(root, "idle_why")), "grown"));
+	CHECK(number(child(root, "load_report"), "merged") == 11 &&
+	      number(child(root, "idle_report"), "merged") == 13 &&
+	      number(child(root, "vmm_report"), "merged") == 14);
+	report = child(root, "attach_report");
+	CHECK(number(report, "merged") == 12);
+	CHECK(number(child(report, "skipped"), "alone") == 77);
 	json_object_put(root);
 	memset(&process, 0, sizeof(process));
 	capture_begin(&capture);
 	process_json(capture.out, 9, &process);
 	root = capture_json(&capture);
 	REQUIRE(root);
-	CHECK(!child(root, "domain"));
+	CHECK(!child(root, "domain") && !child(root, "idle_why"));
 	json_object_put(root);
 }
 
@@ -343,6 +364,32 @@ static void process_as_table(void)
 	CHECK(has_line(capture.text, "pages_zero", " 3 "));
 	CHECK(has_line(capture.text, "cow_breaks", " 2 "));
 	CHECK(has_line(capture.text, "process 9", "no domain"));
+	CHECK(!strstr(capture.text, "attached"));
+	free(capture.text);
+}
+
+/* One that ran when it was attached: none of its guests was merged at its start. */
+static void attached_as_table(void)
+{
+	struct dksm_process process = {
+		.domain = "web", .attached = 1, .idle = 1, .learn = 1,
+		.idle_passes = 21, .idle_rounds = 22, .idle_why = "attached",
+		.load.merged = 11, .attach.merged = 12, .attach.zero = 100,
+		.idle_report.merged = 13, .vmm.merged = 14,
+	};
+	struct capture capture;
+
+	capture_begin(&capture);
+	process_table(capture.out, 9, &process);
+	fclose(capture.out);
+	CHECK(has_line(capture.text, "vms", " 0 "));
+	CHECK(has_line(capture.text, "load_merged", " 11 "));
+	CHECK(has_line(capture.text, "attach_merged", " 112 "));
+	CHECK(has_line(capture.text, "idle_passes", " 21 "));
+	CHECK(has_line(capture.text, "idle_rounds", " 22 "));
+	CHECK(has_line(capture.text, "idle_rounds", ": attached"));
+	CHECK(has_line(capture.text, "idle_merged", " 13 "));
+	CHECK(has_line(capture.text, "vmm_merged", " 14 "));
 	free(capture.text);
 }
 
@@ -375,6 +422,7 @@ static const struct ktap_test tests[] = {
 	{ "the host as a table", host_as_table },
 	{ "a process as JSON", process_as_json },
 	{ "a process as a table", process_as_table },
+	{ "an attached one as a table", attached_as_table },
 	{ "numbers for people", human_numbers },
 };
 
