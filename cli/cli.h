@@ -267,20 +267,26 @@ struct host_facts {
  * @stat_err:	what dksm_stat_process() said; then nothing else is known
  * @stat:	its numbers
  * @vm_fds:	its KVM virtual machines
- * @other_domains: domains with frames, other than its own
+ * @vcpu_fds:	their virtual processors
+ * @paused:	none of these is in the guest, or wants to be
+ * @other_domains: domains with contents, other than its own
  * @hugetlb_bytes: writable mappings of hugetlb memory
  * @shared_bytes: of shared memory
  * @file_bytes: private ones of files
+ * @anonymous_bytes: of its pages in memory, what no file has
  */
 struct process_facts {
 	pid_t pid;
 	int stat_err;
 	struct dksm_process stat;
 	unsigned int vm_fds;
+	unsigned int vcpu_fds;
+	bool paused;
 	unsigned int other_domains;
 	uint64_t hugetlb_bytes;
 	uint64_t shared_bytes;
 	uint64_t file_bytes;
+	uint64_t anonymous_bytes;
 };
 
 void doctor_host(struct findings *all, const struct host_facts *host);
@@ -293,6 +299,10 @@ void findings_json(FILE *out, pid_t pid, const struct findings *all);
 void choice_word(const char *text, char *word, size_t size);
 /* Adds up the mappings in a file like /proc/PID/smaps. */
 void mappings_read(FILE *smaps, struct process_facts *process);
+/* What /proc/PID/task/TID/syscall says: the thread runs, or waits in KVM_RUN. */
+bool thread_enters_guest(const char *syscall);
+/* For a while, no thread of the process did. */
+bool guest_is_paused(pid_t pid);
 
 /* json.c: a thin layer over json-c; running out of memory ends the program. */
 struct json_object *json_new(void);

@@ -5,11 +5,18 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <json-c/json.h>
+#include <limits.h>
+#include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cli.h"
+
+/* A guest that computes in its VMM, not in KVM_RUN, is seen at one of these looks. */
+#define PAUSED_LOOKS	5
+#define PAUSED_EVERY_US	20000
 
 static const char help[] =
 	"Usage: dksm doctor [--json] [PID]\n"
@@ -94,7 +101,7 @@ static void mapping_add(struct process_facts *process, uint64_t bytes,
 /* Lines are as long as the names of files, which may look like anything. */
 void mappings_read(FILE *smaps, struct process_facts *process)
 {
-	uint64_t start, end, bytes = 0;
+	uint64_t start, end, kib, bytes = 0;
 	unsigned long inode;
 	bool is_file = false;
 	char *line = NULL;
@@ -107,6 +114,8 @@ void mappings_read(FILE *smaps, struct process_facts *process)
 			is_file = inode;
 		} else if (!strncmp(line, "VmFlags:", 8)) {
 			mapping_add(process, bytes, is_file, line);
+		} else if (sscanf(line, "Anonymous: %" SCNu64, &kib) == 1) {
+			process->anonymous_bytes += kib << 10;
 		}
 	}
 	free(line);
@@ -139,9 +148,75 @@ static void descriptors_collect(struct process_facts *process)
 				 sizeof(target) - 1);
 		target[len > 0 ? len : 0] = 0;
 		process->vm_fds += !strcmp(target, "anon_inode:kvm-vm");
+		process->vcpu_fds += !strncmp(target, "anon_inode:kvm-vcpu", 19);
 	}
 	if (dir)
 		closedir(dir);
+}
+
+bool thread_enters_guest(const char *syscall)
+{
+	unsigned long request, pc;
+	long number;
+
+	if (!strncmp(syscall, "running", 7))
+		return true;
+	/* Workers of the kernel have a call from who started them, but no pc. */
+	return sscanf(syscall, "%ld %*x %lx %*x %*x %*x %*x %*x %lx", &number,
+		      &request, &pc) == 3 &&
+	       number == SYS_ioctl && request == KVM_RUN && pc;
+}
+
+/* A thread that may not be looked at could be in the guest; one that ends is not. */
+static bool thread_may_be_in_guest(int tasks, const char *tid)
+{
+	char path[NAME_MAX + sizeof("/syscall")], text[128] = "";
+	FILE *file;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/syscall", tid);
+	fd = openat(tasks, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno != ENOENT;
+	file = fdopen(fd, "r");
+	if (!file) {
+		close(fd);
+		return true;
+	}
+	errno = 0;
+	if (!fgets(text, sizeof(text), file) && errno && errno != ESRCH)
+		snprintf(text, sizeof(text), "running");
+	fclose(file);
+	return thread_enters_guest(text);
+}
+
+static bool guest_may_run(pid_t pid)
+{
+	struct dirent *entry;
+	bool found = false;
+	char path[40];
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	dir = opendir(path);
+	if (!dir)
+		return true;
+	while (!found && (entry = readdir(dir)))
+		found = entry->d_name[0] != '.' &&
+			thread_may_be_in_guest(dirfd(dir), entry->d_name);
+	closedir(dir);
+	return found;
+}
+
+bool guest_is_paused(pid_t pid)
+{
+	for (int i = 0; i < PAUSED_LOOKS; i++) {
+		if (i)
+			usleep(PAUSED_EVERY_US);
+		if (guest_may_run(pid))
+			return false;
+	}
+	return true;
 }
 
 static void domains_collect(struct process_facts *process)
@@ -153,7 +228,8 @@ static void domains_collect(struct process_facts *process)
 		return;
 	for (size_t i = 0; i < nr; i++)
 		process->other_domains +=
-			domains[i].counters.pages_shared &&
+			(domains[i].counters.pages_shared ||
+			 domains[i].counters.metadata_bytes) &&
 			strcmp(domains[i].name, process->stat.domain);
 	dksm_stat_domains_free(domains);
 }
@@ -167,6 +243,7 @@ static void process_collect(struct process_facts *process, pid_t pid)
 		return;
 	mappings_collect(process);
 	descriptors_collect(process);
+	process->paused = process->vcpu_fds && guest_is_paused(pid);
 	domains_collect(process);
 }
 

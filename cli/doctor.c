@@ -13,6 +13,8 @@
 
 /* Guest memory is large: what is smaller is the VMM's own. */
 #define GUEST_BYTES_MIN (8ULL << 20)
+/* What is lost is worth a word if it is 1 MiB, and most of what there was. */
+#define LOST_PAGES_MIN ((1ULL << 20) / page_bytes())
 
 __attribute__((format(printf, 4, 5)))
 static void find(struct findings *all, enum severity severity, const char *code,
@@ -63,11 +65,16 @@ static void host_knobs(struct findings *all, const struct host_facts *host)
 		find(all, SEVERITY_WARNING, "learning_off", "pages that are "
 		     "written to at once are merged all the same: write 128 to "
 		     "/sys/kernel/mm/dksm/learn");
+	if (!host->global.busy_percent)
+		find(all, SEVERITY_WARNING, "busy_off", "guests that are never "
+		     "idle are merged at their start only: write 1 to "
+		     "/sys/kernel/mm/dksm/busy_percent");
 	if (!strcmp(host->thp, "always"))
 		find(all, SEVERITY_WARNING, "thp_always", "transparent huge "
 		     "pages are always on, and %" PRIu64 " were split to share "
-		     "pages of them: for fewer, write madvise to /sys/kernel/"
-		     "mm/transparent_hugepage/enabled",
+		     "pages of them: for fewer, raise huge_min in /sys/kernel/mm/"
+		     "dksm, or write madvise to /sys/kernel/mm/"
+		     "transparent_hugepage/enabled",
 		     host->global.counters.huge_split);
 	if (host->ksmd_runs)
 		find(all, SEVERITY_WARNING, "ksmd_runs", "ksmd is running: what "
@@ -111,6 +118,13 @@ static void process_memory(struct findings *all,
 		     "can be merged", mib(process->file_bytes));
 }
 
+/* By whatever: vms counts only those that were merged at their start. */
+static bool was_merged(const struct dksm_process *stat)
+{
+	return stat->vms || stat->attach.scanned || stat->idle_passes ||
+	       stat->pages_merged;
+}
+
 static void process_attachment(struct findings *all,
 			       const struct process_facts *process)
 {
@@ -128,9 +142,26 @@ static void process_attachment(struct findings *all,
 		find(all, SEVERITY_WARNING, "no_vm", "it has no KVM virtual "
 		     "machine: look for the VMM's own process (a jailer or "
 		     "launcher may have forked), or use dksm merge %d", pid);
-	else if (stat->attached && !stat->vms)
+	else if (stat->attached && !process->paused && !was_merged(stat))
 		find(all, SEVERITY_WARNING, "no_kvm_run", "it is attached but "
 		     "no guest has run since: it is merged when it does");
+}
+
+/* No idle moment will come, so nothing is merged until somebody does it. */
+static void process_paused(struct findings *all,
+			   const struct process_facts *process)
+{
+	int pid = (int)process->pid;
+
+	if (process->stat.idle_passes)
+		find(all, SEVERITY_NOTE, "paused", "its VMM has paused it, or "
+		     "waits outside of KVM_RUN: what has changed since it was "
+		     "merged is merged when it runs, or now by dksm attach %d or "
+		     "dksm merge %d", pid, pid);
+	else
+		find(all, SEVERITY_WARNING, "paused", "its VMM has paused it, or "
+		     "waits outside of KVM_RUN, so that it is never idle: use "
+		     "dksm attach %d again, or dksm merge %d", pid, pid);
 }
 
 static void process_idle(struct findings *all,
@@ -139,40 +170,121 @@ static void process_idle(struct findings *all,
 	const struct dksm_process *stat = &process->stat;
 	int pid = (int)process->pid;
 
-	if (!stat->attached || !stat->vms)
+	if (!stat->attached)
 		return;
-	if (!stat->idle)
-		find(all, SEVERITY_WARNING, "idle_off", "what it populates while "
-		     "it boots is not merged (--no-idle): use dksm merge %d "
-		     "when it has booted", pid);
+	if (process->paused)
+		process_paused(all, process);
+	else if (!was_merged(stat))
+		return;
+	else if (!stat->idle)
+		find(all, SEVERITY_WARNING, "idle_off", "what it populates or "
+		     "changes is not merged (--no-idle, or in a domain with "
+		     "--untrusted): use dksm merge %d when it has booted", pid);
 	else if (!stat->idle_passes)
-		find(all, SEVERITY_WARNING, "never_idle", "no pass over idle "
-		     "memory is complete: it is booting or busy, or it polls, or "
-		     "its VMM keeps HLT to itself; then use dksm merge %d", pid);
+		find(all, SEVERITY_WARNING, "never_idle", "no pass over its "
+		     "memory is complete: it is booting, or busy, which takes "
+		     "longer, or its VMM keeps HLT to itself; dksm merge %d does "
+		     "it at once", pid);
+}
+
+/* Each pass counts what it leaves, but merging all begins only once. */
+static uint64_t skipped_at_first(const struct dksm_process *stat,
+				 enum dksm_skip reason)
+{
+	return stat->load.skipped[reason] + stat->attach.skipped[reason];
+}
+
+static uint64_t skipped_later(const struct dksm_process *stat,
+			      enum dksm_skip reason)
+{
+	return stat->idle_report.skipped[reason] + stat->vmm.skipped[reason];
+}
+
+/* Who has nothing in common with others is told where these are. */
+static void process_alone(struct findings *all,
+			  const struct process_facts *process)
+{
+	const struct dksm_process *stat = &process->stat;
+	bool alone = skipped_at_first(stat, DKSM_SKIP_ALONE) ||
+		     skipped_later(stat, DKSM_SKIP_ALONE);
+
+	if (stat->pages_sharing || (!alone && !stat->pages_merged))
+		return;
+	if (process->other_domains)
+		find(all, SEVERITY_WARNING, "other_domains", "none of its pages "
+		     "is shared with others, which are in %u other domain%s: "
+		     "put VMs of one tenant into one --domain",
+		     process->other_domains,
+		     process->other_domains == 1 ? "" : "s");
+	else if (alone)
+		find(all, SEVERITY_NOTE, "alone", "nobody else in its domain is "
+		     "known to have what it has: it is shared when somebody "
+		     "brings it");
+}
+
+static uint64_t merged_by(const struct dksm_report *report)
+{
+	return report->merged + report->published;
+}
+
+static void process_lost(struct findings *all,
+			 const struct process_facts *process, uint64_t ever)
+{
+	const struct dksm_process *stat = &process->stat;
+	uint64_t lost = ever - stat->pages_merged;
+	const char *why = "given back, swapped out or unmerged since";
+	char what[80];
+
+	snprintf(what, sizeof(what), "what is equal again is merged when idle, or "
+		 "now by dksm merge %d", (int)process->pid);
+	if (stat->cow_breaks >= lost / 2)
+		why = "written to since, or pinned for a while";
+	if (skipped_later(stat, DKSM_SKIP_PINNED) >= lost / 2) {
+		why = "pinned for I/O (VFIO, io_uring)";
+		snprintf(what, sizeof(what), "as long as they are, they cannot "
+			 "be merged");
+	}
+	find(all, SEVERITY_WARNING, "was_shared", "%" PRIu64 " pages were merged, "
+	     "%" PRIu64 " still are: the others were %s; %s", ever,
+	     stat->pages_merged, why, what);
+}
+
+/*
+ * Only if the memory is still there, so that it could be shared: neither freed,
+ * nor that of a virtual machine that has ended.  What was merged again and again
+ * is more than all memory.
+ */
+static void process_was_shared(struct findings *all,
+			       const struct process_facts *process)
+{
+	const struct dksm_process *stat = &process->stat;
+	uint64_t pages = process->anonymous_bytes / page_bytes();
+	uint64_t ever = merged_by(&stat->load) + merged_by(&stat->attach) +
+			merged_by(&stat->idle_report) + merged_by(&stat->vmm);
+
+	if (ever < LOST_PAGES_MIN || stat->pages_merged >= ever / 8 ||
+	    pages < ever || stat->vms > process->vm_fds)
+		return;
+	process_lost(all, process, ever);
 }
 
 static void process_sharing(struct findings *all,
 			    const struct process_facts *process)
 {
 	const struct dksm_process *stat = &process->stat;
-	uint64_t pinned = stat->load.skipped[DKSM_SKIP_PINNED];
-	uint64_t ksm = stat->load.skipped[DKSM_SKIP_KSM];
+	uint64_t pinned = skipped_at_first(stat, DKSM_SKIP_PINNED);
+	uint64_t ksm = skipped_at_first(stat, DKSM_SKIP_KSM);
 
-	if (stat->pages_merged && !stat->pages_sharing &&
-	    process->other_domains)
-		find(all, SEVERITY_WARNING, "other_domains", "none of its pages "
-		     "is shared with others, which are in %u other domain%s: "
-		     "put VMs of one tenant into one --domain",
-		     process->other_domains,
-		     process->other_domains == 1 ? "" : "s");
+	process_alone(all, process);
+	process_was_shared(all, process);
 	if (stat->huge_split)
 		find(all, SEVERITY_NOTE, "huge_split", "%" PRIu64 " of its huge "
 		     "pages were split to share pages of them",
 		     stat->huge_split);
 	if (pinned)
 		find(all, SEVERITY_WARNING, "pinned", "%" PRIu64 " pages were "
-		     "pinned for I/O when it started (VFIO, O_DIRECT), and "
-		     "could not be merged", pinned);
+		     "pinned for I/O (VFIO, O_DIRECT) when it started or "
+		     "was attached, and could not be merged", pinned);
 	if (ksm)
 		find(all, SEVERITY_WARNING, "merged_by_ksm", "%" PRIu64 " pages "
 		     "had been merged by ksmd before: turn it off, or do not "

@@ -170,7 +170,8 @@ static void judge(const struct dksm_process *stat)
 	host.features = number();
 	host.ksmd_runs = number() & 1;
 	numbers(&host.global, sizeof(host.global));
-	numbers(&process.hugetlb_bytes, 3 * sizeof(uint64_t));
+	numbers(&process.hugetlb_bytes, 4 * sizeof(uint64_t));
+	process.paused = number() & 1;
 	process.vm_fds = (unsigned int)number();
 	process.other_domains = (unsigned int)number();
 	process.stat = *stat;
