@@ -52,13 +52,19 @@ class Results:
 
 # ---- plots --------------------------------------------------------------------
 
+def draw(path, curves, script):
+    """A picture, SVG or PNG by its name."""
+    terminal = ("svg size 800,440 enhanced background '#ffffff'" if path.endswith(".svg")
+                else "pngcairo size 1000,550")
+    subprocess.run(["gnuplot"], text=True, check=True, input=(
+        f"set terminal {terminal}\nset output '{path}'\n{script}plot {curves}\n"))
+
+
 def gnuplot(results, name, curves, script):
     """Draw NAME.svg and NAME.png; the SVG as text."""
     path = os.path.join(results.directory, name)
-    for terminal, extension in (("svg size 800,440 enhanced background '#ffffff'", "svg"),
-                                ("pngcairo size 1000,550", "png")):
-        subprocess.run(["gnuplot"], text=True, check=True, input=(
-            f"set terminal {terminal}\nset output '{path}.{extension}'\n{script}plot {curves}\n"))
+    for extension in ("svg", "png"):
+        draw(f"{path}.{extension}", curves, script)
     with open(f"{path}.svg", encoding="utf-8") as file:
         text = file.read()
     return text[text.index("<svg"):]
@@ -221,6 +227,84 @@ only. The seconds count from the last boot.</p>
 {"".join(parts)}""" or ""
 
 
+# ---- change, and guests of many kinds --------------------------------------------
+
+def slots(runs):
+    """Of each phase: its name, and where it begins and ends, with room for the slowest run."""
+    at = 0
+    for phases in zip(*(run["phases"] for run in runs)):
+        end = at + max(phase["seconds"] for phase in phases)
+        yield phases[0]["phase"], at, end
+        at = end + 2
+
+
+def blocks_of(runs, places):
+    """gnuplot's data: a line for each phase of each run, and the limit of the last run."""
+    def line(points):
+        return "".join(f"{x:.1f} {frames * 4096 / MIB:.1f}\n" for x, frames in points) + "\n"
+
+    lines = {run["policy"]: [line((at + x, frames) for x, frames in phase["samples"])
+                             for phase, (_, at, _) in zip(run["phases"], places)] for run in runs}
+    lines["limit"] = [line((x, phase["distinct"]) for x in (at, end))
+                      for phase, (_, at, end) in zip(runs[-1]["phases"], places)]
+    return "".join(f"${name.replace('-', '_')} << END\n{''.join(each)}END\n"
+                   for name, each in lines.items())
+
+
+def plot_lasting(runs):
+    """Curves and script for draw(): runs of each policy, phases below each other."""
+    places = list(slots(runs))
+    curves = ", ".join(f"${run['policy'].replace('-', '_')} using 1:2 with lines lw 2 "
+                       f"lc rgb '{COLORS[run['policy']]}' title '{TITLES[run['policy']]}'"
+                       for run in runs)
+    marks = "".join(f"set label '{name}' at {at},graph 0.97 offset 0.5,0\n"
+                    f"set arrow from {at},graph 0 to {at},graph 1 nohead dt 3\n"
+                    for name, at, _ in places)
+    return f"{curves}, $limit using 1:2 with lines lw 2 dt 2 lc rgb 'black' title 'limit'", f"""
+{blocks_of(runs, places)}
+set title 'Memory of guests that change'
+set xlabel 'seconds'
+set ylabel 'MiB of frames for guest RAM'
+set grid
+set key outside below horizontal
+set yrange [0:*]
+{marks}"""
+
+
+def lost_percent(counted):
+    return 100 * counted["lost"] / counted["possible"] if counted["possible"] else 0
+
+
+def lasting_section(results):
+    runs = {policy: results.of("lasting", policy)[0] for policy in TITLES
+            if results.of("lasting", policy)}
+    if not runs:
+        return ""
+    first = next(iter(runs.values()))
+    rows = {}
+    for number, phase in enumerate(first["phases"]):
+        rows[f"{phase['phase']}: lost, % of possible"] = \
+            lambda r, number=number: lost_percent(r["phases"][number])
+        rows["merging, CPU s" + " " * number] = \
+            lambda r, number=number: r["phases"][number]["merge_cpu_seconds"]
+    return f"""<h2>Guests that change</h2>
+<p>{first["count"]} VMs each of {html.escape(", ".join(first["images"]))}, {first["wait"]} s after
+each phase. Lost: frames above the limit, which is one for each content but zeroes; possible: what
+the limit saves of pages that are not zero.</p>
+{columns(results, "lasting", rows, 1)}
+{gnuplot(results, "lasting", *plot_lasting(list(runs.values())))}"""
+
+
+def mix_section(results):
+    runs = [r["result"] for r in results.records if r["bench"] == "mix"]
+    return runs and f"""<h2>Guests of many kinds</h2>
+<p>{runs[0]["vms"]} VMs of {runs[0]["kinds"]} kinds and strangers, {runs[0]["smallest_mib"]} to
+{runs[0]["largest_mib"]} MiB, in random order; {runs[0]["wait"]} s after the last was idle.</p>
+""" + columns(results, "mix", {"possible, pages": item("possible"), "lost, pages": item("lost"),
+                               "lost, % of possible": lost_percent,
+                               "merging, CPU s": item("merge_cpu_seconds")}, 1) or ""
+
+
 # ---- start-up, neighbours, capacity, scale -----------------------------------------
 
 def columns(results, bench, rows, digits=0):
@@ -339,6 +423,8 @@ entry moved, in the same kernel.</p>
 {phases_table(results)}
 {scale_section(results)}
 {memory_section(results)}
+{lasting_section(results)}
+{mix_section(results)}
 {startup_section(results)}
 {neighbours_section(results)}
 {capacity_section(results)}

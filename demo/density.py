@@ -141,14 +141,14 @@ def ranges(machines):
     return [(machine.pid, machine.ram, machine.image.memory) for machine in machines]
 
 
-def check_guests(machines, limit=60):
+def check_guests(machines, question=b"", limit=60, wait=pump):
     """Have each guest of ours check and rewrite its memory; count those that did."""
     asked = [machine for machine in machines if machine.image.answers]
     for machine in asked:
-        machine.ask()
+        machine.ask(question)
     end = time.monotonic() + limit
     while not all(b"intact" in machine.console for machine in asked):
-        pump(machines, 0.25)
+        wait(machines, 0.25)
         for machine in asked:
             if b"corrupt" in machine.console:
                 raise machine.failure("ITS MEMORY IS CORRUPT")
@@ -215,6 +215,8 @@ COLUMNS = (
     ("", lambda r: r["title"]),
     ("memory, MiB", lambda r: f"{r['bytes'] / MIB:.0f}"),
     ("frames", lambda r: str(r["frames"])),
+    ("limit", lambda r: str(r["distinct"])),
+    ("lost", lambda r: percent(r["lost"], r["possible"])),
     ("saved: start", lambda r: str(r["saved_at_start"])),
     ("idle", lambda r: str(r["saved_when_idle"])),
     ("final", lambda r: str(r["pages_sharing"] + r["pages_zero"])),
@@ -229,6 +231,8 @@ COLUMNS = (
 NOTES = """\
 memory, frames: distinct page frames of guest RAM, by /proc/PID/pagemap, without the
   zero page
+limit: distinct contents of guest RAM but zeroes, what perfect merging would need
+lost: frames above the limit, in % of what it would save of pages that are not zero
 saved: pages that need no frame of their own, before the first guest instruction, 1 s
   after the last boot, and in the end (counters; the last by pagemap)
 95 %, final: seconds from the last boot until so much was saved (">": it still rose)
@@ -238,16 +242,23 @@ kthreads: part of a CPU that the host's kernel threads use in the end
 boot: median of a VM from being resumed to being ready"""
 
 
-def print_table(results, images):
-    rows = [[title for title, _ in COLUMNS]]
-    rows += [[cell(result) for _, cell in COLUMNS] for result in results]
+def percent(part, whole):
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def print_rows(rows):
     widths = [max(map(len, column)) for column in zip(*rows)]
-    sizes = ", ".join(f"{results[0]['per_image']} x {image.name} ({image.memory // MIB} MiB)"
-                      for image in images)
-    print(f"\n{sizes} on Linux {os.uname().release}\n")
     for row in rows:
         first = row[0].ljust(widths[0])
         print("  ".join([first] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]).rstrip())
+
+
+def print_table(results, images):
+    sizes = ", ".join(f"{results[0]['per_image']} x {image.name} ({image.memory // MIB} MiB)"
+                      for image in images)
+    print(f"\n{sizes} on Linux {os.uname().release}\n")
+    print_rows([[title for title, _ in COLUMNS]] +
+               [[cell(result) for _, cell in COLUMNS] for result in results])
     print(f"\n{NOTES}")
     for result in results:
         if result["guests_intact"]:

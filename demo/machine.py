@@ -70,8 +70,9 @@ def elf_end(path):
 class Machine:
     """A VM; pid, ram (host address of guest RAM) and image are for others to read."""
 
-    def __init__(self, name, image, policy, paused=True):
+    def __init__(self, name, image, policy, paused=True, more=()):
         self.name, self.image, self.paused = name, image, paused
+        self.more = list(more)          # arguments for QEMU
         self.console = b""
         self.resumed = self.ready = None
         self.ended = ""                 # why the guest stopped for good
@@ -116,7 +117,7 @@ class Machine:
             command += ["-initrd", self.image.initrd]
         if self.image.append:
             command += ["-append", self.image.append]
-        return command
+        return command + self.more
 
     # ---- control channel
 
@@ -172,10 +173,17 @@ class Machine:
     def stop(self):
         self.qmp("stop")
 
-    def ask(self):
+    def reset(self):
+        """As a reset button: QEMU loads the image again. It is ready again later."""
+        self.qmp("set-action", reboot="reset")
+        self._read_console()
+        self.console, self.ready, self.resumed = b"", None, time.monotonic()
+        self.qmp("system_reset")
+
+    def ask(self, question=b""):
         """Have the guest check its memory; the answer comes on the console."""
         self.console = b""
-        self.qemu.stdin.write(b"\n")
+        self.qemu.stdin.write(question + b"\n")
 
     def poll(self):
         """Take in what the console and QEMU say; notice when the guest is ready."""
