@@ -176,6 +176,7 @@ $(VM_ALONE:%=$(BUILD)/tests/%): $(BUILD)/tests/%: tests/vm/%.c
 	$(call say,CCLD) $(COMPILE) -static -MF $@.d -o $@ $<
 
 $(BUILD)/tests/functional: $(VM_PARTS:%.c=$(BUILD)/obj/%.o)
+$(BUILD)/tests/guest: $(BUILD)/obj/tests/vm/t_vmm.o $(BUILD)/obj/tests/vm/t_peer.o
 
 # A guest of raw code, part of the program that runs it.
 $(BUILD)/guests/bare.bin: tests/guests/bare.c tests/guests/bare.h
