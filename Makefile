@@ -83,7 +83,7 @@ soak: ## start and end guests for HOURS=1 in the patched kernel (SOAK="--help" t
 
 bench: ## measure DKSM against KSM and draw build/bench/report.html (hours)
 	@tools/setup base kernel vm guests bench
-	@$(MAKE) -s all $(BENCHES) $(BENCH_GUESTS) $(BUILD)/guests/initramfs
+	@$(MAKE) -s all $(BENCHES) $(BENCH_GUESTS) $(BUILD)/guests/initramfs $(BUILD)/tests/guest
 	@bench/run $(BENCH)
 
 # Headers have a folder of their own, which pkg-config names: <linux/dksm.h> must not get

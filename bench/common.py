@@ -61,20 +61,34 @@ def run_policies(options, images, measure):
 def machine_options(parser, memory, policies):
     """Options of such a program, but its own; policies: the default ones."""
     parser.add_argument("--policy", action="append", choices=list(POLICIES),
+                        metavar="NAME",
                         help=f"only this one; repeatable (default {', '.join(policies)})")
     parser.add_argument("--wait", type=int, default=30, metavar="S",
                         help="until frames are counted (default %(default)s)")
-    parser.add_argument("--cpus", default="2", help="of the machine (default %(default)s)")
-    parser.add_argument("--host-memory", default=memory, help="of it (default %(default)s)")
+    parser.add_argument("--cpus", default="2", metavar="N",
+                        help="of the machine that runs them (default %(default)s)")
+    parser.add_argument("--host-memory", default=memory, metavar="SIZE",
+                        help="of that machine (default %(default)s)")
     parser.add_argument("--timeout", default="7200", metavar="S",
                         help="of the whole (default %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="keep all that was measured there")
 
 
-def outside(options, command):
-    """The results that the command prints in the VM; keep them if that is asked for."""
-    if not os.path.exists(f"{ROOT}/build/bench/frames"):
-        sys.exit("bench: build/bench is missing: make tests")
+def check_writable(path):
+    """Before hours of work."""
+    if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+        sys.exit(f"bench: cannot write {path}")
+
+
+def outside(options, targets, command):
+    """
+    The results that the command prints in the VM; keep them if that is asked for.
+    targets: what make has to build for it.
+    """
+    if options.json:
+        check_writable(options.json)
+    if subprocess.run(["make", "-s", "-C", ROOT, "all", *targets], check=False).returncode:
+        sys.exit("bench: cannot build what it needs, see above")
     ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if ran.returncode:
         sys.exit(f"bench: failed with status {ran.returncode}, see above: {' '.join(command)}")

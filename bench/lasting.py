@@ -193,11 +193,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     common.machine_options(parser, "4G", POLICIES)
-    parser.add_argument("--count", type=int, default=4, help="VMs of each image (default 4)")
-    parser.add_argument("--pages", type=int, default=2048,
+    parser.add_argument("--count", type=int, default=4, metavar="N",
+                        help="VMs of each image (default %(default)s)")
+    parser.add_argument("--pages", type=int, default=2048, metavar="N",
                         help="that each guest rewrites (default %(default)s)")
     parser.add_argument("--phase", action="append", choices=list(PHASES),
-                        help="only boot and this one; repeatable")
+                        metavar="NAME",
+                        help="only boot and this one; repeatable: " + ", ".join(PHASES))
     parser.add_argument("--plot", metavar="FILE.png", help="draw frames over time")
     parser.add_argument("--image", action="append", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -205,7 +207,10 @@ def main():
     if common.INSIDE:
         common.run_policies(options, list(larger(options)), measure)
         return
+    if options.plot:
+        common.check_writable(options.plot)
     results = common.outside(options, [
+        "build/bench/frames", "build/bench/discard", "build/guests/initramfs"], [
         f"{common.ROOT}/demo/run", "--program", "bench/lasting.py", "--cpus", options.cpus,
         "--host-memory", options.host_memory, "--timeout", options.timeout, "--", *sys.argv[1:]])
     show(results)

@@ -108,11 +108,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     common.machine_options(parser, "5G", POLICIES)
-    parser.add_argument("--kinds", type=int, default=16, help="default %(default)s")
-    parser.add_argument("--count", type=int, default=2, help="guests of each kind (default 2)")
-    parser.add_argument("--smallest", type=int, default=1, help="MiB (default %(default)s)")
-    parser.add_argument("--largest", type=int, default=256, help="MiB (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1,
+    parser.add_argument("--kinds", type=int, default=16, metavar="N", help="default %(default)s")
+    parser.add_argument("--count", type=int, default=2, metavar="N",
+                        help="guests of each kind (default %(default)s)")
+    parser.add_argument("--smallest", type=int, default=1, metavar="MIB",
+                        help="default %(default)s")
+    parser.add_argument("--largest", type=int, default=256, metavar="MIB",
+                        help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=1, metavar="N",
                         help="of sizes and order (default %(default)s)")
     options = parser.parse_args()
     if not 1 <= options.smallest <= options.largest <= 1024:
@@ -122,7 +125,7 @@ def main():
         common.run_policies(options, [], measure)
         return
     print(f"seed {options.seed}", flush=True)
-    show(common.outside(options, [
+    show(common.outside(options, ["build/tests/guest"], [
         f"{common.ROOT}/tools/vm", "--cpus", options.cpus, "--mem", options.host_memory,
         "--timeout", options.timeout, "--", "bench/mix.py", *sys.argv[1:]]))
 
