@@ -239,14 +239,15 @@ def slots(runs):
 
 
 def blocks_of(runs, places):
-    """gnuplot's data: a line for each phase of each run, and the limit of the last run."""
+    """gnuplot's data: a line for each phase of each run, and the limit, of DKSM's if it ran."""
     def line(points):
         return "".join(f"{x:.1f} {frames * 4096 / MIB:.1f}\n" for x, frames in points) + "\n"
 
+    limiting = next((run for run in runs if run["policy"] == "dksm"), runs[-1])
     lines = {run["policy"]: [line((at + x, frames) for x, frames in phase["samples"])
                              for phase, (_, at, _) in zip(run["phases"], places)] for run in runs}
     lines["limit"] = [line((x, phase["distinct"]) for x in (at, end))
-                      for phase, (_, at, end) in zip(runs[-1]["phases"], places)]
+                      for phase, (_, at, end) in zip(limiting["phases"], places)]
     return "".join(f"${name.replace('-', '_')} << END\n{''.join(each)}END\n"
                    for name, each in lines.items())
 
@@ -285,7 +286,7 @@ def lasting_section(results):
     for number, phase in enumerate(first["phases"]):
         rows[f"{phase['phase']}: lost, % of possible"] = \
             lambda r, number=number: lost_percent(r["phases"][number])
-        rows["merging, CPU s" + " " * number] = \
+        rows[f"{phase['phase']}: merging, CPU s"] = \
             lambda r, number=number: r["phases"][number]["merge_cpu_seconds"]
     return f"""<h2>Guests that change</h2>
 <p>{first["count"]} VMs each of {html.escape(", ".join(first["images"]))}, {first["wait"]} s after
