@@ -89,7 +89,9 @@ def outside(options, targets, command):
         check_writable(options.json)
     if subprocess.run(["make", "-s", "-C", ROOT, "all", *targets], check=False).returncode:
         sys.exit("bench: cannot build what it needs, see above")
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "GUEST"}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+                         check=False)
     if ran.returncode:
         sys.exit(f"bench: failed with status {ran.returncode}, see above: {' '.join(command)}")
     results = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]

@@ -24,6 +24,7 @@ from policies import write
 POLICIES = ("none", "ksm-tuned", "dksm")
 CGROUP = "/sys/fs/cgroup/bench"
 SWAP = "2G"
+ANSWER_SECONDS = 600    # guests that are swapped out are slow
 GIVEN = re.compile(rb"given((?: [0-9a-f]+\+[0-9a-f]+)+) end")
 INTO_CGROUP = ("sh", "-c", f'echo $$ >{CGROUP}/cgroup.procs && exec "$@"', "sh")
 EPILOG = """\
@@ -42,7 +43,7 @@ class Fleet:
         self.wait = self.watch.pump
 
     def ask(self, question=b""):
-        density.check_guests(self.machines, question, 600, self.wait)
+        density.check_guests(self.machines, question, ANSWER_SECONDS, self.wait)
 
     # ---- phases
 
@@ -64,7 +65,7 @@ class Fleet:
 
     def balloon(self):
         for machine in self.machines:
-            discard(machine, self.wait)
+            discard(machine, given(machine, lambda: self.wait(self.machines, 0.1)))
         self.ask(b"take")
 
     def reset(self):
@@ -82,12 +83,19 @@ class Fleet:
         self.ask(b"read")
 
 
-def discard(machine, wait):
-    """The VMM drops the pages that the guest does not need."""
+def given(machine, wait):
+    """Ranges of guest memory, (start, size), that the guest does not need."""
     machine.ask(b"give")
+    end = time.monotonic() + ANSWER_SECONDS
     while not (found := GIVEN.search(machine.console)):
-        wait([machine], 0.1)
-    ranges = [[int(number, 16) * 4096 for number in each.split(b"+")] for each in found[1].split()]
+        if time.monotonic() > end:
+            raise machine.failure("the guest gives no memory")
+        wait()
+    return [[int(number, 16) * 4096 for number in each.split(b"+")] for each in found[1].split()]
+
+
+def discard(machine, ranges):
+    """The VMM drops them."""
     subprocess.run([f"{common.ROOT}/build/bench/discard", str(machine.pid)], text=True, check=True,
                    input="".join(f"{machine.ram + start} {size}\n" for start, size in ranges))
 
@@ -166,6 +174,8 @@ def larger(options):
     """Images with room for what guests rewrite."""
     for image in options.image:
         fields = Image(*image)
+        if not fields.answers:
+            sys.exit(f"bench: {fields.name}: only our own guests change when they are asked to")
         yield Image(*image[:4], f"{image[4]} memory_pages={options.pages}",
                     memory=fields.memory + -(-options.pages // 256) * MIB)
 
