@@ -108,7 +108,7 @@ def limit_now(machines):
     return {key: counted[key] for key in keys}
 
 
-LOST_TITLES = ("possible", "limit", "frames", "lost", "lost, %", "merging, CPU s", "of KSM's")
+LOST_TITLES = ("possible", "limit", "frames", "lost", "lost, %", "merging, CPU s", "DKSM / KSM")
 LOST_NOTES = """\
 limit: distinct contents of populated guest pages but zeroes
 possible: populated pages that are neither zero nor needed for the limit

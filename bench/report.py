@@ -258,9 +258,9 @@ def plot_lasting(runs):
     curves = ", ".join(f"${run['policy'].replace('-', '_')} using 1:2 with lines lw 2 "
                        f"lc rgb '{COLORS[run['policy']]}' title '{TITLES[run['policy']]}'"
                        for run in runs)
-    marks = "".join(f"set label '{name}' at {at},graph 0.97 offset 0.5,0\n"
+    marks = "".join(f"set label '{name}' at {at},graph {0.97 - 0.05 * (number % 2)} offset 0.5,0\n"
                     f"set arrow from {at},graph 0 to {at},graph 1 nohead dt 3\n"
-                    for name, at, _ in places)
+                    for number, (name, at, _) in enumerate(places))
     return f"{curves}, $limit using 1:2 with lines lw 2 dt 2 lc rgb 'black' title 'limit'", f"""
 {blocks_of(runs, places)}
 set title 'Memory of guests that change'
