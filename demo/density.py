@@ -232,7 +232,8 @@ NOTES = """\
 memory, frames: distinct page frames of guest RAM, by /proc/PID/pagemap, without the
   zero page
 limit: distinct contents of guest RAM but zeroes, what perfect merging would need
-lost: frames above the limit, in % of what it would save of pages that are not zero
+lost: frames above the limit, in % of what it would save of pages that are not zero; more
+  than 100 % where pages of zeroes have frames, too
 saved: pages that need no frame of their own, before the first guest instruction, 1 s
   after the last boot, and in the end (counters; the last by pagemap)
 95 %, final: seconds from the last boot until so much was saved (">": it still rose)
