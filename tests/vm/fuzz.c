@@ -625,7 +625,7 @@ static u64 wrong_domain(const struct call *c)
 {
 	u64 wrong = 0;
 
-	if (c->flags & ~7U ||
+	if (c->flags & ~15U ||
 	    (c->flags & (DKSM_DOMAIN_CREATE | DKSM_DOMAIN_EXCL)) == DKSM_DOMAIN_EXCL ||
 	    (c->name >= NAME_BAD_FIRST && c->name <= NAME_BAD_LAST))
 		wrong |= BIT(EINVAL);
@@ -641,7 +641,7 @@ static u64 errors_due(const struct call *c)
 
 	if (c->cmd == CMD_DOMAIN)
 		return wrong | wrong_domain(c);
-	if (c->flags & ~(c->cmd == CMD_ATTACH ? 3U : 0U))
+	if (c->flags & ~(c->cmd == CMD_ATTACH ? 7U : 0U))
 		wrong |= BIT(EINVAL);
 	if (call_has_who(c))
 		wrong |= wrong_who(c) | (c->reserved ? BIT(EINVAL) : 0);
@@ -675,7 +675,7 @@ static u64 outcomes_of_domain(const struct call *c)
 		may |= BIT(ENOENT);
 	if (c->flags & DKSM_DOMAIN_EXCL)
 		may |= BIT(EEXIST);
-	if (c->flags & DKSM_DOMAIN_FRESH_FRAMES)
+	if (c->flags & (DKSM_DOMAIN_FRESH_FRAMES | DKSM_DOMAIN_UNTRUSTED))
 		may |= BIT(EINVAL);
 	if (me.user)
 		may |= BIT(EACCES);

@@ -241,6 +241,29 @@ static void attach_of_computing(void)
 	peers_verify(p, 2);
 }
 
+/*
+ * A relative outside the domain has a page that its child, a member, had once: the
+ * child must not learn from its own pages what is in it.
+ */
+static void attach_asks_who_maps_a_page(void)
+{
+	int dom = domain_open("");
+	struct peer p[2];
+
+	p[0] = peer_start(2 * N);
+	peer_fill(&p[0], 0, 2 * N, 500, 1);
+	p[1] = peer_fork(&p[0]);
+	peer_call(&p[1], op_vm_open, 1);	/* merged at once, for that */
+	CHECK_EQ(dksm_attach(dom, p[1].pidfd, 0), 0);
+	CHECK_OP(dksm_process_report(p[1].pid, "attach").scanned, <, N);
+	/* The child writes something else there, and the guess elsewhere. */
+	peer_fill(&p[1], 0, N, 7000, 1);
+	peer_fill(&p[1], N, N, 500, 1);
+	CHECK_EQ(dksm_attach(dom, p[1].pidfd, 0), 0);
+	CHECK_EQ(count_merged(p[1].pid, peer_page(&p[1], 0), 2 * N), 0);
+	peers_verify(p, 2);
+}
+
 /* ---- guests that are never idle ---------------------------------------- */
 
 static void busy_guests_are_merged(void)
@@ -313,6 +336,7 @@ const struct test tests_second[] = {
 	{ "attach_of_paused", attach_of_paused, 0 },
 	{ "attach_of_halted", attach_of_halted, 0 },
 	{ "attach_of_computing", attach_of_computing, 0 },
+	{ "attach_asks_who_maps_a_page", attach_asks_who_maps_a_page, 0 },
 	{ "busy_guests_are_merged", busy_guests_are_merged, TEST_SLOW },
 	{ "learning_is_not_poisoned", learning_is_not_poisoned, TEST_SLOW },
 	{ NULL, NULL, 0 },

@@ -315,6 +315,43 @@ static u64 median_of(const struct sample *s, size_t n, bool matched)
 	return 0;
 }
 
+static int untrusted_open(void)
+{
+	int dom = dksm_open();
+
+	CHECK_EQ(dksm_bind(dom, domain_name("-untrusted"),
+			   DKSM_DOMAIN_CREATE | DKSM_DOMAIN_UNTRUSTED), 0);
+	return dom;
+}
+
+/* Loaded alone or not, all of it is merged; when idle, nothing is. */
+static void untrusted_is_merged_at_first_sight(void)
+{
+	enum { DATA = VM_PAGES };
+	int dom = untrusted_open(), other = domain_open("-trusting");
+	struct peer p[2];
+	u64 merged;
+
+	CHECK_EQ(dksm_bind(dksm_open(), domain_name("-trusting"),
+			   DKSM_DOMAIN_UNTRUSTED), -EINVAL);
+	close(other);
+	for (int i = 0; i < 2; i++) {
+		p[i] = vm_start(DATA + 2 * N, 1);
+		CHECK_EQ(dksm_attach(dom, p[i].pidfd, 0), 0);
+		peer_fill(&p[i], DATA, N, 500, 1);
+		peer_call(&p[i], op_vm_run_once, 0);
+		merged = count_merged(p[i].pid, peer_page(&p[i], DATA), N);
+		CHECK_OP(merged, >=, N / 2);
+		peer_call(&p[i], op_guest_fill, DATA + N, N, 9000, 1);
+		peer_call(&p[i], op_guest_halt, 20, 100, 0, 0);
+		CHECK_EQ(dksm_process(p[i].pid, "idle_passes"), 0);
+		CHECK_EQ(dksm_process(p[i].pid, "idle"), 0);
+		CHECK_EQ(dksm_process(p[i].pid, "learn"), 0);
+		check_private(p[i].pid, peer_page(&p[i], DATA + N), N);
+	}
+	peers_verify(p, 2);
+}
+
 /*
  * A page that nobody else had is a frame like any other, and is copied like any
  * other: who writes does not learn by the time whether others have the content.
@@ -324,7 +361,7 @@ static u64 median_of(const struct sample *s, size_t n, bool matched)
 static void write_time_tells_nothing(void)
 {
 	static struct sample s[ROUNDS * N];
-	int dom = domain_open("");
+	int dom = untrusted_open();
 	u64 seed = 1;
 	double p;
 
@@ -347,6 +384,7 @@ const struct test tests_tenants[] = {
 	{ "fresh_frames_belong_to_the_domain", fresh_frames_belong_to_the_domain, 0 },
 	{ "nodes_stay_apart", nodes_stay_apart, TEST_SLOW },
 	{ "metadata_is_charged", metadata_is_charged, TEST_SLOW },
+	{ "untrusted_is_merged_at_first_sight", untrusted_is_merged_at_first_sight, TEST_SLOW },
 	{ "write_time_tells_nothing", write_time_tells_nothing, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };
