@@ -41,6 +41,8 @@ int dksm_vma_skip_reason(struct vm_area_struct *vma)
 
 /* Pages of a load between two looks for a signal. */
 #define LOAD_STEP_PAGES	64
+/* To have a page of another process join costs as much as looking at so many. */
+#define JOIN_COST	2
 /* A larger table of candidates has room for what is loaded while it is rebuilt. */
 #define LOAD_TABLE_MAX	SZ_256K
 
@@ -178,7 +180,7 @@ static int load_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 		    struct mm_walk *mm_walk)
 {
 	struct walk *walk = mm_walk->private;
-	unsigned long begin = addr, end;
+	unsigned long begin = addr, end, joined;
 	int err;
 
 	while (!(err = load_stops(walk)) && addr < next) {
@@ -186,8 +188,10 @@ static int load_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 		end = min(addr + LOAD_STEP_PAGES * PAGE_SIZE, next);
 		end = dksm_second_merge(walk->second, mm_walk->vma, pmd, addr,
 					end, NULL);
-		*walk->looked += (end - addr) >> PAGE_SHIFT;
+		joined = walk->second->joined;
 		dksm_second_join(walk->second);
+		joined = walk->second->joined - joined;
+		*walk->looked += ((end - addr) >> PAGE_SHIFT) + JOIN_COST * joined;
 		addr = end;
 		if (addr == next && dksm_second_again(walk->second))
 			addr = begin;

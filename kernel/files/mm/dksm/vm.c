@@ -21,8 +21,11 @@
 
 #include "internal.h"
 
-/* 32 MiB: what a first KVM_RUN looks at, at most. */
-unsigned int dksm_load_pages = SZ_32M / PAGE_SIZE;
+/*
+ * What a first KVM_RUN looks at, at most: 14 MiB, in 20 million instructions if nobody
+ * has the same.
+ */
+unsigned int dksm_load_pages = 14 * SZ_1M / PAGE_SIZE;
 
 static void report_add(struct dksm_report *sum,
 		       const struct dksm_report *report)
