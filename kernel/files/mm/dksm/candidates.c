@@ -107,6 +107,22 @@ static struct candidate *table_find(struct dksm_candidate_table *table, u32 tag,
 	return found;
 }
 
+/* The way of a tag that is for this very page, or NULL. */
+static struct candidate *table_find_page(struct dksm_candidate_table *table,
+					 u32 tag, u32 pfn)
+{
+	int i, which;
+
+	for (which = 0; which < 2; which++) {
+		struct candidate *way = table_set(table, tag, which);
+
+		for (i = 0; i < CANDIDATE_WAYS; i++)
+			if (way[i].tag == tag && way[i].pfn == pfn)
+				return &way[i];
+	}
+	return NULL;
+}
+
 /* Is this still a page that a process might share?  A hint. */
 static bool candidate_is_alive(const struct candidate *way)
 {
@@ -204,8 +220,8 @@ void dksm_candidate_forget(struct dksm_domain *domain, u64 hash,
 	struct candidate *way;
 
 	spin_lock(&c->lock);
-	way = table_find(c->table, hash >> 32, pfn, 0);
-	if (way && way->pfn == pfn) {
+	way = table_find_page(c->table, hash >> 32, pfn);
+	if (way) {
 		way->pfn = 0;
 		c->nr--;
 	}
