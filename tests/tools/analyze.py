@@ -43,9 +43,10 @@ def qemu(path):
 def shared(domain, paths):
     """
     Pages of the second VM that are merged before its first instruction, and those that the
-    first one wrote to: if nobody else has such a page, its content is gone.
+    first one wrote to: if nobody else has such a page, its content is gone. At first sight,
+    so that both are counted.
     """
-    with Fleet(dksm_run(domain, "--no-idle", "--no-learn"), ".") as fleet:
+    with Fleet(dksm_run(domain, "--untrusted"), ".") as fleet:
         for path in paths:
             fleet.start(qemu(path))
         pages, written = fleet.vms[1].stat()["load_merged"], fleet.vms[0].stat()["cow_breaks"]

@@ -185,8 +185,11 @@ static void huge_pages_with_much_in_common_split(void)
 	struct peer p[2];
 
 	start_huge(p, dom, PAGES, EQUAL);
-	for (size_t at = HUGE; at < HUGE + PAGES; at += HUGE)
+	for (size_t at = HUGE; at < HUGE + PAGES; at += HUGE) {
+		for (int i = 0; i < 150 && count_shared(&p[0], &p[1], at, EQUAL) < EQUAL; i++)
+			halt_all(p, 2, 1);
 		check_shared(&p[0], &p[1], at, EQUAL);
+	}
 	peers_verify(p, 2);
 }
 

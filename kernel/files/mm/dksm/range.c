@@ -41,8 +41,8 @@ int dksm_vma_skip_reason(struct vm_area_struct *vma)
 
 /* Pages of a load between two looks for a signal. */
 #define LOAD_STEP_PAGES	64
-/* To have a page of another process join costs as much as looking at so many. */
-#define JOIN_COST	2
+/* To pass so many pages that are none to be merged costs as much as to look at one. */
+#define LOAD_PASS_PAGES	16
 /* A larger table of candidates has room for what is loaded while it is rebuilt. */
 #define LOAD_TABLE_MAX	SZ_256K
 
@@ -176,22 +176,31 @@ static int load_stops(struct walk *walk)
 	return *walk->looked >= READ_ONCE(dksm_load_pages) ? -ENOSPC : 0;
 }
 
+/* To hash, merge, publish, or have another join a page: about as much each. */
+static unsigned long load_work(const struct dksm_second *second)
+{
+	const struct dksm_report *report = second->report;
+
+	return second->hashed + report->merged + report->published +
+	       report->zero + second->joined;
+}
+
 static int load_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 		    struct mm_walk *mm_walk)
 {
 	struct walk *walk = mm_walk->private;
-	unsigned long begin = addr, end, joined;
+	unsigned long begin = addr, end, before;
 	int err;
 
 	while (!(err = load_stops(walk)) && addr < next) {
 		dksm_candidates_fit(walk->second->domain, LOAD_TABLE_MAX);
+		before = load_work(walk->second);
 		end = min(addr + LOAD_STEP_PAGES * PAGE_SIZE, next);
 		end = dksm_second_merge(walk->second, mm_walk->vma, pmd, addr,
 					end, NULL);
-		joined = walk->second->joined;
 		dksm_second_join(walk->second);
-		joined = walk->second->joined - joined;
-		*walk->looked += ((end - addr) >> PAGE_SHIFT) + JOIN_COST * joined;
+		*walk->looked += load_work(walk->second) - before +
+				 ((end - addr) >> PAGE_SHIFT) / LOAD_PASS_PAGES;
 		addr = end;
 		if (addr == next && dksm_second_again(walk->second))
 			addr = begin;
