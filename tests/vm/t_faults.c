@@ -577,7 +577,7 @@ static void load_without_memory(void)
 	peer_call(&p, op_fail, 0);
 	machine_halt(&p);
 	CHECK_EQ(dksm_process(p.pid, "vms"), 1);
-	CHECK_OP(dksm_process(p.pid, "load_published"), >, 0);
+	CHECK_OP(dksm_process(p.pid, "load_scanned"), >, 0);
 	CHECK_EQ(write_str(DEBUGFS "failslab/probability", "0"), 0);
 	CHECK_EQ(write_str(DEBUGFS "fail_page_alloc/probability", "0"), 0);
 	machine_end(&p);
