@@ -179,7 +179,7 @@ static void lasting_overwritten(void)
 static void lasting_costs_nothing(void)
 {
 	struct peer p[2];
-	u64 hashed, passes;
+	u64 hashed = 0, passes = 0;
 
 	start_sharing(p, domain_open(""), N);
 	wait_shared(p, DATA, N);
