@@ -276,15 +276,13 @@ static void busy_guests_are_merged(void)
 	struct peer p[2];
 	u64 end;
 
-	/* To prepare for a moment takes long under emulation. */
-	CHECK_EQ(write_u64(DKSM_SYSFS "busy_percent", 5), 0);
 	for (int i = 0; i < 2; i++) {
 		p[i] = vm_start(DATA + N, 2);
 		CHECK_EQ(dksm_attach(dom, p[i].pidfd, 0), 0);
 		peer_call(&p[i], op_vm_others, 1);
 		peer_call(&p[i], op_guest_fill, DATA, N, 500, 1);
 	}
-	end = now_ms() + 120000;
+	end = now_ms() + 60000;
 	while (count_shared(&p[0], &p[1], DATA, N) < N && now_ms() < end)
 		sleep_ms(200);
 	for (int i = 0; i < 2; i++)
@@ -294,7 +292,7 @@ static void busy_guests_are_merged(void)
 	check_shared(&p[0], &p[1], DATA, N);
 	for (int i = 0; i < 2; i++)
 		CHECK_OP(dksm_process_report(p[i].pid, "idle").ns, <=,
-			 120000ULL * 1000000 / 100 * 10);
+			 60000ULL * 1000000 / 100 * 2);
 	peers_verify(p, 2);
 }
 
