@@ -128,12 +128,17 @@ static long op_huge(struct region *r, const long *arg UNUSED)
 	return madvise(r->addr, region_bytes(r), MADV_HUGEPAGE) ? -errno : 0;
 }
 
-/* Two guests with so many huge pages of which so many pages each are equal. */
-static void start_huge(struct peer *p, int dom, size_t pages, size_t equal)
+/*
+ * Two guests with so many huge pages of which so many pages each are equal; small
+ * pages in who is not in the set @huge.
+ */
+static void start_huge(struct peer *p, int dom, size_t pages, size_t equal,
+		       unsigned int huge)
 {
 	for (int i = 0; i < 2; i++) {
 		p[i] = vm_start(2 * HUGE + pages, 1);
-		CHECK_EQ(peer_call(&p[i], op_huge), 0);
+		if (huge & 1 << i)
+			CHECK_EQ(peer_call(&p[i], op_huge), 0);
 		/* None of zeroes. */
 		peer_fill(&p[i], DATA, 2 * HUGE + pages - DATA, 100000 * (i + 1), 1);
 		for (size_t at = 0; equal && at < pages; at += HUGE)
@@ -155,7 +160,7 @@ static void huge_pages_alone_stay(void)
 	int dom = domain_open("");
 	struct peer p[2];
 
-	start_huge(p, dom, PAGES, 0);
+	start_huge(p, dom, PAGES, 0, 3);
 	for (int i = 0; i < 2; i++) {
 		CHECK_OP(passes(&p[i]), >=, 2);
 		CHECK_OP(count_huge(&p[i], PAGES), >=, PAGES - 2 * HUGE);
@@ -170,7 +175,7 @@ static void huge_pages_with_little_in_common_stay(void)
 	int dom = domain_open("");
 	struct peer p[2];
 
-	start_huge(p, dom, PAGES, 8);
+	start_huge(p, dom, PAGES, 8, 3);
 	for (int i = 0; i < 2; i++) {
 		CHECK_OP(count_huge(&p[i], PAGES), >=, PAGES - 2 * HUGE);
 		CHECK_EQ(dksm_process(p[i].pid, "huge_split"), 0);
@@ -178,19 +183,34 @@ static void huge_pages_with_little_in_common_stay(void)
 	peers_verify(p, 2);
 }
 
-static void huge_pages_with_much_in_common_split(void)
+static void split_what_is_in_common(unsigned int huge)
 {
 	enum { PAGES = 4 * HUGE, EQUAL = 128 };
 	int dom = domain_open("");
 	struct peer p[2];
 
-	start_huge(p, dom, PAGES, EQUAL);
+	start_huge(p, dom, PAGES, EQUAL, huge);
 	for (size_t at = HUGE; at < HUGE + PAGES; at += HUGE) {
 		for (int i = 0; i < 150 && count_shared(&p[0], &p[1], at, EQUAL) < EQUAL; i++)
 			halt_all(p, 2, 1);
 		check_shared(&p[0], &p[1], at, EQUAL);
 	}
 	peers_verify(p, 2);
+}
+
+static void huge_pages_with_much_in_common_split(void)
+{
+	split_what_is_in_common(3);
+}
+
+static void huge_pages_of_the_first_split(void)
+{
+	split_what_is_in_common(1);
+}
+
+static void huge_pages_of_the_second_split(void)
+{
+	split_what_is_in_common(2);
 }
 
 /* ---- attaching what runs ----------------------------------------------- */
@@ -337,6 +357,8 @@ const struct test tests_second[] = {
 	  huge_pages_with_little_in_common_stay, TEST_SLOW },
 	{ "huge_pages_with_much_in_common_split",
 	  huge_pages_with_much_in_common_split, TEST_SLOW },
+	{ "huge_pages_of_the_first_split", huge_pages_of_the_first_split, TEST_SLOW },
+	{ "huge_pages_of_the_second_split", huge_pages_of_the_second_split, TEST_SLOW },
 	{ "attach_of_paused", attach_of_paused, 0 },
 	{ "attach_of_halted", attach_of_halted, 0 },
 	{ "attach_of_computing", attach_of_computing, 0 },

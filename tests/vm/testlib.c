@@ -208,16 +208,21 @@ struct region region_at(void *addr, size_t pages)
 	return r;
 }
 
-/* A gap of a varying size makes processes use different addresses. */
+/*
+ * A gap of a varying size makes processes use different addresses.  Where huge pages
+ * fit in, the first begins with the region, so that they have the same contents in all.
+ */
 struct region region_map(size_t pages)
 {
-	size_t gap = getpid() % 7 + 1;
-	unsigned char *p;
+	size_t align = pages * PAGE_SIZE < HUGE_SIZE ? PAGE_SIZE : HUGE_SIZE;
+	size_t gap = (getpid() % 7 + 1) * PAGE_SIZE, len = pages * PAGE_SIZE;
+	unsigned char *room, *p;
 
-	p = SYS(mmap(NULL, (gap + pages) * PAGE_SIZE, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-	SYS(munmap(p, gap * PAGE_SIZE));
-	p += gap * PAGE_SIZE;
+	room = SYS(mmap(NULL, gap + len + align, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	p = (unsigned char *)(((uintptr_t)room + gap + align - 1) & -align);
+	SYS(munmap(room, p - room));
+	SYS(munmap(p + len, room + gap + align - p));
 	if (madvise(p, pages * PAGE_SIZE, MADV_NOHUGEPAGE) && errno != EINVAL)
 		FAIL("MADV_NOHUGEPAGE: %s", strerror(errno));
 	return region_at(p, pages);
