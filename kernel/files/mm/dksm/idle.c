@@ -25,6 +25,7 @@
 #include <linux/mm.h>
 #include <linux/mmap_lock.h>
 #include <linux/pagewalk.h>
+#include <linux/sched/cputime.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -65,7 +66,8 @@ struct idle_range {
  * struct idle - some work on a pass; large, so not on the stack
  * @ops:	see there; NULL for whoever attaches the process
  * @vcpu:	for @ops
- * @deadline:	stop at this time, in nanoseconds; 0 for never
+ * @ns:		for how long, once prepared, at least one step; 0 for no limit
+ * @deadline:	stop at this time, in nanoseconds; if @ns
  * @mm:		of the virtual machine
  * @member:	of @mm; DKSM_MM_IDLE is held
  * @attached:	what @member was when this began
@@ -78,6 +80,7 @@ struct idle_range {
 struct idle {
 	const struct dksm_vm_ops *ops;
 	void *vcpu;
+	u64 ns;
 	u64 deadline;
 	struct mm_struct *mm;
 	struct dksm_mm *member;
@@ -330,7 +333,7 @@ static bool idle_should_stop(struct idle *idle)
 {
 	if (!idle->ops)
 		return fatal_signal_pending(current);
-	return (idle->deadline && ktime_get_ns() >= idle->deadline) ||
+	return (idle->ns && ktime_get_ns() >= idle->deadline) ||
 	       idle->ops->should_stop(idle->vcpu);
 }
 
@@ -344,6 +347,8 @@ static void idle_work(struct idle *idle)
 	/* Pages that were just populated would be taken for pinned. */
 	if (idle->ops && round->phase == DKSM_IDLE_LOOK && !round->cursor)
 		dksm_drain_later();
+	/* However long it took to prepare: else there might be no progress. */
+	idle->deadline = ktime_get_ns() + idle->ns;
 	while (go_on && round->phase != DKSM_IDLE_REST && !idle_should_stop(idle)) {
 		begin = ktime_get_ns();
 		go_on = idle_find_range(idle);
@@ -416,7 +421,7 @@ static void idle_account(struct idle *idle, u64 begin)
 /* To prepare for a moment takes longer than a busy one lasts: keep that for the next. */
 static void idle_free(struct idle *idle)
 {
-	if (idle->deadline && idle->round->phase != DKSM_IDLE_REST)
+	if (idle->ns && idle->round->phase != DKSM_IDLE_REST)
 		idle->member->busy = idle->second;
 	else
 		dksm_second_free(idle->second);
@@ -434,7 +439,7 @@ static void idle_moment(struct dksm_mm *member, u32 attached, u64 ns,
 		return;
 	idle->ops = ops;
 	idle->vcpu = vcpu;
-	idle->deadline = ns ? begin + ns : 0;
+	idle->ns = ns;
 	idle->second->learn = !(attached & DKSM_ATTACH_NO_LEARN) &&
 			      round->fresh && !round->passes;
 	step_time(idle, ktime_get_ns() - begin);
@@ -488,18 +493,22 @@ void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 }
 EXPORT_SYMBOL_GPL(dksm_vm_idle);
 
-/* For a moment, and then not before that is its part of the time. */
+/*
+ * For a moment, and then not before that is its part of the time that the threads of
+ * the process have run: others that run in between are neither spent nor waited for.
+ */
 static void busy_moment(struct dksm_mm *member, u32 attached,
 			const struct dksm_vm_ops *ops, void *vcpu)
 {
 	unsigned int percent = clamp(READ_ONCE(dksm_busy_percent), 1U, 100U);
-	u64 begin = ktime_get_ns(), end;
+	u64 ran = dksm_process_ran(), begin;
 
-	if (begin < member->idle.busy_ns)
+	if (ran < member->idle.busy_ran)
 		return;
+	begin = task_sched_runtime(current);
 	idle_moment(member, attached, BUSY_NS, ops, vcpu);
-	end = ktime_get_ns();
-	member->idle.busy_ns = end + (end - begin) * (100 - percent) / percent;
+	member->idle.busy_ran = ran + (task_sched_runtime(current) - begin) *
+				      100 / percent;
 }
 
 /**

@@ -251,7 +251,7 @@ struct dksm_sample {
  * @sample_wait: jiffies from then until they are again; 0: not by time
  * @ran:	ns that the threads of the process had run then
  * @busy_at:	jiffies when a guest that is never idle asked last
- * @busy_ns:	time from which on such a guest may be worked for
+ * @busy_ran:	for how long its threads are to have run before it is worked for again
  *
  * All zero for a new process.
  */
@@ -283,7 +283,7 @@ struct dksm_idle {
 	unsigned long sample_wait;
 	u64 ran;
 	unsigned long busy_at;
-	u64 busy_ns;
+	u64 busy_ran;
 };
 
 /**
@@ -622,6 +622,7 @@ void dksm_stat_add(struct dksm_mm *member, struct dksm_report *sum,
 void dksm_round_sample(struct dksm_idle *round, unsigned long address, u32 hash,
 		       bool unstable);
 bool dksm_round_due(struct dksm_mm *member);
+u64 dksm_process_ran(void);
 void dksm_round_begin(struct dksm_mm *member, enum dksm_why why);
 void dksm_round_pass(struct dksm_mm *member);
 

@@ -152,20 +152,33 @@ static void written_count(struct dksm_mm *member)
 		round->sample_wait = 0;
 }
 
+/**
+ * dksm_process_ran - for how long threads of the current process have run
+ *
+ * Return: all of them together, in nanoseconds.
+ */
+u64 dksm_process_ran(void)
+{
+	struct task_cputime time;
+
+	thread_group_cputime(current, &time);
+	return time.sum_exec_runtime;
+}
+
 /* Paid for by the last round, or by the process's own run time. */
 static bool samples_due(struct dksm_idle *round)
 {
-	struct task_cputime time;
+	u64 ran;
 
 	if (time_before(jiffies, round->asked_at + HZ))
 		return false;
 	round->asked_at = jiffies;
-	thread_group_cputime(current, &time);
-	if (time.sum_exec_runtime < round->ran + SAMPLE_RAN &&
+	ran = dksm_process_ran();
+	if (ran < round->ran + SAMPLE_RAN &&
 	    (!round->sample_wait ||
 	     time_before(jiffies, round->sampled_at + round->sample_wait)))
 		return false;
-	round->ran = time.sum_exec_runtime;
+	round->ran = ran;
 	round->sampled_at = jiffies;
 	return true;
 }
@@ -231,6 +244,9 @@ void dksm_round_begin(struct dksm_mm *member, enum dksm_why why)
 		round->rest = REST_MIN;
 	round->fresh = round->changed >= round->populated - round->populated / 4;
 	round->passes = 0;
+	/* A pass may have been cut short. */
+	round->gain = 0;
+	round->walk = (struct dksm_table_walk) { };
 	round->round_gain = 0;
 	round->round_due = round->changed;
 	round->changed = 0;
