@@ -496,7 +496,7 @@ static const struct site {
 	{ "dksm_map_add", NULL },
 	{ "dksm_batch_alloc", NULL },
 	{ "__dksm_cow_break", NULL },
-	{ "dksm_learn_prepare", NULL },
+	{ "dksm_learn_fit", NULL },
 	{ "seen_block", NULL },
 	{ "idle_alloc", NULL },
 	{ "dksm_second_alloc", NULL },

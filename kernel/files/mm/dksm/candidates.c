@@ -239,19 +239,6 @@ static u32 sets_for(unsigned long pages)
 	return clamp(sets, (u64)CANDIDATE_SETS_MIN, (u64)BIT(28));
 }
 
-static unsigned long members_pages(struct dksm_domain *domain)
-{
-	struct dksm_mm *member;
-	unsigned long pages = 0;
-
-	spin_lock_irq(&domain->lock);
-	list_for_each_entry(member, &domain->members, node)
-		pages += max(get_mm_counter(member->mm, MM_ANONPAGES),
-			     READ_ONCE(member->idle.populated));
-	spin_unlock_irq(&domain->lock);
-	return pages;
-}
-
 /* Filled to 3/4, and a quarter of it since it was built. */
 static bool candidates_full(const struct dksm_candidates *c)
 {
@@ -330,7 +317,7 @@ static void candidates_fit(struct dksm_domain *domain)
 {
 	struct mem_cgroup *memcg = set_active_memcg(domain->memcg);
 	u32 sets = candidates_resize(&domain->candidates,
-				     sets_for(members_pages(domain)));
+				     sets_for(dksm_members_pages(domain)));
 
 	if (sets)
 		candidates_rebuild(domain, sets);
@@ -345,6 +332,7 @@ static void candidates_work(struct work_struct *work)
 	mutex_lock(&domain->candidates.resize);
 	candidates_fit(domain);
 	mutex_unlock(&domain->candidates.resize);
+	dksm_learn_fit(domain);
 }
 
 /**
@@ -411,8 +399,7 @@ bool dksm_candidates_fit(struct dksm_domain *domain, size_t limit)
  */
 void dksm_candidates_shrink(struct dksm_domain *domain)
 {
-	if (READ_ONCE(domain->candidates.sets) > CANDIDATE_SETS_MIN)
-		queue_work(system_unbound_wq, &domain->candidates.work);
+	queue_work(system_unbound_wq, &domain->candidates.work);
 }
 
 /**

@@ -77,6 +77,8 @@ static struct dksm_domain *domain_create(const char *name, u32 flags)
 	domain->fresh_frames = flags & (DKSM_DOMAIN_FRESH_FRAMES |
 					DKSM_DOMAIN_UNTRUSTED);
 	spin_lock_init(&domain->lock);
+	mutex_init(&domain->learn_fit);
+	spin_lock_init(&domain->learn_lock);
 	INIT_LIST_HEAD(&domain->extents);
 	INIT_LIST_HEAD(&domain->members);
 	get_random_bytes(&domain->seed, sizeof(domain->seed));
@@ -176,8 +178,9 @@ void dksm_domain_put(struct dksm_domain *domain)
 	kobject_del(&domain->kobj);
 	mutex_unlock(&dksm_domains_lock);
 
-	dksm_learn_free(domain);
+	/* Its work item fits what is learned, too. */
 	dksm_candidates_free(domain);
+	dksm_learn_free(domain);
 	mem_cgroup_put(domain->memcg);
 	VM_WARN_ON_ONCE(atomic_long_read(&domain->frames));
 	VM_WARN_ON_ONCE(atomic_long_read(&domain->metadata));
@@ -220,6 +223,7 @@ static void member_free(struct dksm_mm *member)
 	list_del(&member->node);
 	spin_unlock_irq(&domain->lock);
 	kfree(member);
+	dksm_candidates_shrink(domain);
 	dksm_domain_put(domain);
 }
 
@@ -262,6 +266,34 @@ int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain)
 	return mm->dksm->domain == domain ? 0 : -EXDEV;
 }
 
+/* Zero pages are counted with those of the parent during a fork. */
+static unsigned long member_pages(struct dksm_mm *member)
+{
+	return max_t(long, get_mm_counter(member->mm, MM_ANONPAGES) +
+			   mm_ksm_zero_pages(member->mm), 0);
+}
+
+/**
+ * dksm_members_pages - how much memory the members have
+ * @domain: of theirs
+ *
+ * That pays for the tables of the domain.
+ *
+ * Return: populated pages.
+ */
+unsigned long dksm_members_pages(struct dksm_domain *domain)
+{
+	struct dksm_mm *member;
+	unsigned long pages = 0;
+
+	spin_lock_irq(&domain->lock);
+	list_for_each_entry(member, &domain->members, node)
+		pages += max(member_pages(member),
+			     READ_ONCE(member->idle.populated));
+	spin_unlock_irq(&domain->lock);
+	return pages;
+}
+
 /**
  * dksm_mm_attach - merge the virtual machines of a member from now on
  * @mm: in a domain; the caller holds a reference on mm_users
@@ -271,7 +303,7 @@ int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain)
  */
 int dksm_mm_attach(struct mm_struct *mm, u32 flags)
 {
-	int err = dksm_learn_prepare(mm->dksm->domain);
+	int err = dksm_learn_fit(mm->dksm->domain);
 
 	if (!err)
 		WRITE_ONCE(mm->dksm->attached, DKSM_MM_ATTACHED | flags);
@@ -360,6 +392,5 @@ void __dksm_exit(struct mm_struct *mm)
 	dksm_second_free(member->busy);
 	dksm_maps_disown(member);
 	dksm_seen_free(member);
-	dksm_candidates_shrink(member->domain);
 	member_free(member);
 }

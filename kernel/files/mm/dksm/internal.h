@@ -105,7 +105,10 @@ struct dksm_candidates {
  * @members:	all struct dksm_mm
  * @frames:	live frames
  * @metadata:	bytes in extents, maps and tables
- * @learned:	table of volatile contents, or NULL; set once
+ * @learn_fit:	serialises who replaces @learned
+ * @learn_lock:	protects the entries of @learned, which may be read without; innermost
+ * @learned:	table of volatile contents, or NULL; read under RCU
+ * @learned_nr:	of them; changes under @learn_lock
  * @memcg:	of the creator, with a reference; or NULL
  * @candidates:	contents seen once; charged to @memcg
  * @totals:	see there
@@ -124,7 +127,10 @@ struct dksm_domain {
 	struct list_head members;
 	atomic_long_t frames;
 	atomic_long_t metadata;
-	struct dksm_learned *learned;
+	struct mutex learn_fit;	/* replacing learned */
+	spinlock_t learn_lock;	/* learned */
+	struct dksm_learned __rcu *learned;
+	unsigned long learned_nr;
 	struct mem_cgroup *memcg;
 	struct dksm_candidates candidates;
 	struct dksm_totals totals;
@@ -438,6 +444,7 @@ bool dksm_domain_may_use(const struct dksm_domain *domain);
 int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain);
 int dksm_mm_attach(struct mm_struct *mm, u32 flags);
 int dksm_mm_detach(struct mm_struct *mm);
+unsigned long dksm_members_pages(struct dksm_domain *domain);
 
 /* extent.c */
 extern unsigned int dksm_max_page_sharing;
@@ -492,7 +499,7 @@ void dksm_maps_free(struct dksm_extent *extent);
 /* learn.c */
 #define DKSM_LEARN_MAX	32768
 extern unsigned int dksm_learn;
-int dksm_learn_prepare(struct dksm_domain *domain);
+int dksm_learn_fit(struct dksm_domain *domain);
 void dksm_learn_free(struct dksm_domain *domain);
 void dksm_learn_begin(struct dksm_node *node);
 void dksm_learn_share(struct dksm_node *node);

@@ -19,13 +19,17 @@
  * was part of a huge page is mapped to the zero page by splitting it, and does not
  * come here.)  Places have a half of the table for themselves.
  *
- * What is learned outlives frames: it is kept by hash, in a table of fixed size
- * per domain.  A decision that finds no room replaces the one that had least
- * left.  It is only ever a hint, so an accident of hashes costs sharing, not
- * correctness.
+ * What is learned outlives frames: it is kept by hash, in a table per domain of
+ * which the members' memory pays for the size.  A decision that finds no room
+ * replaces the one that had least left.  It is only ever a hint, so an accident of
+ * hashes costs sharing, not correctness.
  */
 #include <linux/jiffies.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/vmalloc.h>
@@ -39,55 +43,200 @@ unsigned int dksm_learn = 128;
 /* A page written to later than this was worth sharing. */
 #define LEARN_WINDOW	(30 * HZ)
 
-/* 64 Ki contents in 256 KiB; a guest that is Linux has up to 10 000. */
-#define LEARN_WAYS	4
-#define LEARN_SETS	16384
+/* Members pay 0.15 % of their memory; a guest that is Linux has up to 10 000 contents. */
+#define LEARN_WAYS		4
+#define LEARN_BYTES_A_PAGE	6
+#define LEARN_BYTES_MAX		SZ_512K
 
 /*
- * @tag: of the hash, of which other bits chose the set
+ * @tag: of the hash
  * @left: merges that the decision still lasts for; 0: the entry is free
  */
 struct learned_entry {
-	u16 tag;
+	u32 tag;
 	u16 left;
 };
 
 struct dksm_learned {
-	spinlock_t lock;	/* entries; they may be read without */
-	atomic_long_t count;
-	struct learned_entry entries[LEARN_SETS][LEARN_WAYS];
+	u32 sets;		/* even */
+	struct learned_entry entries[][LEARN_WAYS];
 };
 
+static size_t learned_bytes(const struct dksm_learned *learned)
+{
+	return PAGE_ALIGN(struct_size(learned, entries, learned->sets));
+}
+
+static struct learned_entry *learned_set(struct dksm_learned *learned, u32 tag)
+{
+	return learned->entries[tag % learned->sets];
+}
+
+static struct learned_entry *learned_find(struct dksm_learned *learned, u32 tag)
+{
+	struct learned_entry *entry = learned_set(learned, tag);
+	int i;
+
+	for (i = 0; i < LEARN_WAYS; i++)
+		if (READ_ONCE(entry[i].tag) == tag && READ_ONCE(entry[i].left))
+			return &entry[i];
+	return NULL;
+}
+
+/* The one to be overwritten: a free one is the one with least left. */
+static struct learned_entry *learned_victim(struct dksm_learned *learned,
+					    u32 tag)
+{
+	struct learned_entry *entry = learned_set(learned, tag);
+	struct learned_entry *victim = entry;
+	int i;
+
+	for (i = 1; i < LEARN_WAYS; i++)
+		if (entry[i].left < victim->left)
+			victim = &entry[i];
+	return victim;
+}
+
+/* How many are new. */
+static unsigned int learned_store(struct dksm_learned *learned, u32 tag,
+				  u16 left)
+{
+	struct learned_entry *entry = learned_find(learned, tag);
+	unsigned int added = 0;
+
+	if (!entry) {
+		entry = learned_victim(learned, tag);
+		added = !entry->left;
+		WRITE_ONCE(entry->tag, tag);
+	}
+	WRITE_ONCE(entry->left, left);
+	return added;
+}
+
+static struct dksm_learned *learned_locked(struct dksm_domain *domain)
+{
+	return rcu_dereference_protected(domain->learned,
+					 lockdep_is_held(&domain->learn_lock));
+}
+
+/* What the members pay for. */
+static size_t learned_wanted(struct dksm_domain *domain)
+{
+	size_t bytes = dksm_members_pages(domain) * LEARN_BYTES_A_PAGE;
+
+	return clamp(round_down(bytes, PAGE_SIZE), PAGE_SIZE, LEARN_BYTES_MAX);
+}
+
+static struct dksm_learned *learned_alloc(struct dksm_domain *domain,
+					  size_t bytes)
+{
+	struct mem_cgroup *memcg = set_active_memcg(domain->memcg);
+	/* kvzalloc() would round the size up to twice as much. */
+	struct dksm_learned *learned =
+		__vmalloc(bytes, DKSM_GFP | __GFP_ZERO);
+
+	set_active_memcg(memcg);
+	if (!learned)
+		return NULL;
+	learned->sets = ((bytes - sizeof(*learned)) /
+			 sizeof(learned->entries[0])) & ~1U;
+	atomic_long_add(learned_bytes(learned), &domain->metadata);
+	return learned;
+}
+
+/*
+ * How many were moved; some may have no room.  What is learned or forgotten
+ * meanwhile may be missed: it is only a hint.
+ */
+static unsigned long learned_move(struct dksm_learned *to,
+				  struct dksm_learned *from)
+{
+	struct learned_entry *entry;
+	unsigned long nr = 0;
+	u16 left;
+	u32 i, tag;
+
+	for (i = 0; i < from->sets * LEARN_WAYS; i++) {
+		entry = &from->entries[0][i];
+		left = READ_ONCE(entry->left);
+		tag = READ_ONCE(entry->tag);
+		if (left > learned_victim(to, tag)->left)
+			nr += learned_store(to, tag, left);
+		if (i % SZ_1K == 0)
+			cond_resched();
+	}
+	return nr;
+}
+
+static bool learned_fits(const struct dksm_learned *learned, size_t wanted)
+{
+	return learned && wanted / 4 < learned_bytes(learned) / 3 &&
+	       wanted / 3 > learned_bytes(learned) / 4;
+}
+
+/* @domain->learn_fit is held: nobody else replaces it. */
+static void learned_replace(struct dksm_domain *domain,
+			    struct dksm_learned *old, struct dksm_learned *new)
+{
+	unsigned long nr = old ? learned_move(new, old) : 0;
+
+	spin_lock(&domain->learn_lock);
+	rcu_assign_pointer(domain->learned, new);
+	WRITE_ONCE(domain->learned_nr, nr);
+	spin_unlock(&domain->learn_lock);
+	if (!old)
+		return;
+	atomic_long_sub(learned_bytes(old), &domain->metadata);
+	kvfree_rcu_mightsleep(old);
+}
+
+static int learned_fit(struct dksm_domain *domain)
+{
+	struct dksm_learned *new, *old =
+		rcu_dereference_protected(domain->learned,
+					  lockdep_is_held(&domain->learn_fit));
+	size_t wanted = learned_wanted(domain);
+
+	if (learned_fits(old, wanted))
+		return 0;
+	new = learned_alloc(domain, wanted);
+	if (!new)
+		return old ? 0 : -ENOMEM;
+	learned_replace(domain, old, new);
+	return 0;
+}
+
 /**
- * dksm_learn_prepare - have room for what is going to be learned
+ * dksm_learn_fit - have as much room for what is going to be learned as is paid for
  * @domain: the domain
  *
+ * Called when a process is attached, when a virtual machine was loaded, and when
+ * members have gone.
+ *
+ * Context: process; may sleep.
  * Return: 0 or -ENOMEM; nothing is learned then.
  */
-int dksm_learn_prepare(struct dksm_domain *domain)
+int dksm_learn_fit(struct dksm_domain *domain)
 {
-	struct dksm_learned *learned;
+	int err;
 
-	if (READ_ONCE(domain->learned) || !READ_ONCE(dksm_learn))
+	if (domain->untrusted || !READ_ONCE(dksm_learn))
 		return 0;
-	/* kvzalloc() would round the size up to twice as much. */
-	learned = __vmalloc(sizeof(*learned), GFP_KERNEL_ACCOUNT | __GFP_ZERO);
-	if (!learned)
-		return -ENOMEM;
-	spin_lock_init(&learned->lock);
-	if (cmpxchg(&domain->learned, NULL, learned))
-		vfree(learned);
-	else
-		atomic_long_add(sizeof(*learned), &domain->metadata);
-	return 0;
+	mutex_lock(&domain->learn_fit);
+	err = learned_fit(domain);
+	mutex_unlock(&domain->learn_fit);
+	return err;
 }
 
 void dksm_learn_free(struct dksm_domain *domain)
 {
-	if (!domain->learned)
+	/* Nobody else is left. */
+	struct dksm_learned *learned = rcu_dereference_raw(domain->learned);
+
+	if (!learned)
 		return;
-	atomic_long_sub(sizeof(*domain->learned), &domain->metadata);
-	vfree(domain->learned);
+	atomic_long_sub(learned_bytes(learned), &domain->metadata);
+	vfree(learned);
 }
 
 /*
@@ -119,66 +268,31 @@ u64 dksm_learn_place(struct dksm_domain *domain, struct vm_area_struct *vma,
 	return xxh64(&offset, sizeof(offset), domain->seed) | 1;
 }
 
-static struct learned_entry *learned_set(struct dksm_learned *learned, u64 key)
+static u32 learned_tag(u64 key)
 {
-	return learned->entries[key % LEARN_SETS];
-}
-
-static u16 learned_tag(u64 key)
-{
-	return key >> 48;
-}
-
-static struct learned_entry *learned_find(struct dksm_learned *learned,
-					  u64 key)
-{
-	struct learned_entry *entry = learned_set(learned, key);
-	int i;
-
-	for (i = 0; i < LEARN_WAYS; i++)
-		if (READ_ONCE(entry[i].tag) == learned_tag(key) &&
-		    READ_ONCE(entry[i].left))
-			return &entry[i];
-	return NULL;
-}
-
-/* The one to be overwritten: a free one is the one with least left. */
-static struct learned_entry *learned_victim(struct dksm_learned *learned,
-					    u64 key)
-{
-	struct learned_entry *entry = learned_set(learned, key);
-	struct learned_entry *victim = entry;
-	int i;
-
-	for (i = 1; i < LEARN_WAYS; i++)
-		if (entry[i].left < victim->left)
-			victim = &entry[i];
-	return victim;
+	return key;
 }
 
 /* Not the same for all contents: else all would be tried again at once. */
-static u16 learned_lasts(u64 key)
+static u16 learned_lasts(u32 tag)
 {
 	/* It was not 0 a moment ago; an entry without anything left is none. */
 	u32 learn = max(READ_ONCE(dksm_learn), 1);
 
-	return learn - learn / 4 + learned_tag(key) % (learn / 2 + 1);
+	return learn - learn / 4 + (tag >> 16) % (learn / 2 + 1);
 }
 
-static void learned_add(struct dksm_learned *learned, u64 key)
+static void learned_add(struct dksm_domain *domain, u64 key)
 {
-	struct learned_entry *entry;
+	u32 tag = learned_tag(key);
+	struct dksm_learned *learned;
 
-	spin_lock(&learned->lock);
-	entry = learned_find(learned, key);
-	if (!entry) {
-		entry = learned_victim(learned, key);
-		if (!entry->left)
-			atomic_long_inc(&learned->count);
-		WRITE_ONCE(entry->tag, learned_tag(key));
-	}
-	WRITE_ONCE(entry->left, learned_lasts(key));
-	spin_unlock(&learned->lock);
+	spin_lock(&domain->learn_lock);
+	learned = learned_locked(domain);
+	if (learned)
+		WRITE_ONCE(domain->learned_nr, domain->learned_nr +
+			   learned_store(learned, tag, learned_lasts(tag)));
+	spin_unlock(&domain->learn_lock);
 }
 
 /**
@@ -206,17 +320,15 @@ void dksm_learn_share(struct dksm_node *node)
 	WRITE_ONCE(node->shares, shares + 1);
 }
 
-/* Where to note that @member wrote to what was merged, or NULL if that says nothing. */
-static struct dksm_learned *learned_from(struct dksm_mm *member)
+/* Does it say anything that @member wrote to what was merged? */
+static bool learns_from(struct dksm_mm *member)
 {
 	u32 attached = READ_ONCE(member->attached);
 
-	if (!attached || attached & DKSM_ATTACH_NO_LEARN ||
-	    member->domain->untrusted || !READ_ONCE(dksm_learn) ||
-	    time_after(jiffies, READ_ONCE(member->merged_at) + LEARN_WINDOW))
-		return NULL;
-	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
-	return smp_load_acquire(&member->domain->learned);
+	return attached && !(attached & DKSM_ATTACH_NO_LEARN) &&
+	       !member->domain->untrusted && READ_ONCE(dksm_learn) &&
+	       time_before_eq(jiffies,
+			      READ_ONCE(member->merged_at) + LEARN_WINDOW);
 }
 
 /**
@@ -228,16 +340,15 @@ static struct dksm_learned *learned_from(struct dksm_mm *member)
  */
 void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node)
 {
-	struct dksm_learned *learned = learned_from(member);
 	u32 breaks;
 
-	if (!learned)
+	if (!learns_from(member))
 		return;
 	breaks = READ_ONCE(node->breaks) + 1;
 	if (breaks <= U16_MAX)
 		WRITE_ONCE(node->breaks, breaks);
 	if (2 * breaks > READ_ONCE(node->shares))
-		learned_add(learned, dksm_learn_content(node->hash));
+		learned_add(member->domain, dksm_learn_content(node->hash));
 }
 
 /**
@@ -251,11 +362,9 @@ void dksm_learn_break(struct dksm_mm *member, struct dksm_node *node)
 void dksm_learn_zero_break(struct dksm_mm *member, struct vm_area_struct *vma,
 			   unsigned long address)
 {
-	struct dksm_learned *learned = learned_from(member);
-
-	if (learned)
-		learned_add(learned, dksm_learn_place(member->domain, vma,
-						      address));
+	if (learns_from(member))
+		learned_add(member->domain,
+			    dksm_learn_place(member->domain, vma, address));
 }
 
 /**
@@ -265,10 +374,16 @@ void dksm_learn_zero_break(struct dksm_mm *member, struct vm_area_struct *vma,
  */
 bool dksm_learned_volatile(struct dksm_domain *domain, u64 key)
 {
-	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
-	struct dksm_learned *learned = smp_load_acquire(&domain->learned);
+	struct dksm_learned *learned;
+	bool found;
 
-	return learned && READ_ONCE(dksm_learn) && learned_find(learned, key);
+	if (!READ_ONCE(dksm_learn))
+		return false;
+	rcu_read_lock();
+	learned = rcu_dereference(domain->learned);
+	found = learned && learned_find(learned, learned_tag(key));
+	rcu_read_unlock();
+	return found;
 }
 
 /**
@@ -285,15 +400,15 @@ bool dksm_learned_spares(struct dksm_domain *domain, u64 key)
 
 	if (!dksm_learned_volatile(domain, key))
 		return false;
-	learned = READ_ONCE(domain->learned);	/* was there a moment ago */
-	spin_lock(&learned->lock);
-	entry = learned_find(learned, key);
+	spin_lock(&domain->learn_lock);
+	learned = learned_locked(domain);	/* was there a moment ago */
+	entry = learned_find(learned, learned_tag(key));
 	if (entry) {
 		WRITE_ONCE(entry->left, entry->left - 1);
-		if (!entry->left)
-			atomic_long_dec(&learned->count);
+		WRITE_ONCE(domain->learned_nr, domain->learned_nr -
+			   !entry->left);
 	}
-	spin_unlock(&learned->lock);
+	spin_unlock(&domain->learn_lock);
 	return entry;
 }
 
@@ -303,10 +418,7 @@ bool dksm_learned_spares(struct dksm_domain *domain, u64 key)
  */
 long dksm_learned_count(struct dksm_domain *domain)
 {
-	/* Pairs with cmpxchg() in dksm_learn_prepare(). */
-	struct dksm_learned *learned = smp_load_acquire(&domain->learned);
-
-	return learned ? atomic_long_read(&learned->count) : 0;
+	return READ_ONCE(domain->learned_nr);
 }
 
 #ifdef CONFIG_DKSM_KUNIT_TEST

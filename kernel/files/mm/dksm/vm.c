@@ -103,6 +103,8 @@ static int vm_merge_report(struct dksm_vm *vm, struct dksm_mm *member,
 	}
 	if (batch || second)
 		err = vm_ranges_merge(vm, batch, second, ops, vcpu, report);
+	/* For what it is going to write to. */
+	dksm_learn_fit(member->domain);
 	dksm_second_free(second);
 	dksm_batch_free(batch);
 	return err;
