@@ -97,10 +97,9 @@ static long op_vm_run_alarmed(struct region *r, const long *arg)
  * A signal ends it, and the next KVM_RUN goes on where it was.  (Of a first one that
  * is interrupted, Linux may begin the system call again by itself.)
  */
-static void load_hears_signals(void)
+static void check_load_in_parts(int dom, const char *suffix)
 {
 	enum { PAGES = 8192 };
-	int dom = domain_open("");
 	struct peer p[2];
 	u64 parts;
 
@@ -113,12 +112,26 @@ static void load_hears_signals(void)
 			CHECK_OP(load_report(&p[i]).scanned, <=, PAGES + DATA);
 		CHECK_EQ(dksm_process(p[i].pid, "vms"), 1);
 	}
-	parts = dksm_domain("", "merge_calls");
+	parts = dksm_domain(suffix, "merge_calls");
 	test_note("in %llu parts", (unsigned long long)parts);
 	CHECK_OP(parts, >=, 4);
 	CHECK_EQ(load_report(&p[0]).scanned, load_report(&p[1]).scanned);
 	CHECK_OP(count_shared(&p[0], &p[1], DATA, PAGES), >=, PAGES - 64);
 	peers_verify(p, 2);
+}
+
+static void load_hears_signals(void)
+{
+	check_load_in_parts(domain_open(""), "");
+}
+
+static void untrusted_load_hears_signals(void)
+{
+	int dom = dksm_open();
+
+	CHECK_EQ(dksm_bind(dom, domain_name("-untrusted"), DKSM_DOMAIN_CREATE |
+			   DKSM_DOMAIN_UNTRUSTED), 0);
+	check_load_in_parts(dom, "-untrusted");
 }
 
 /* ---- huge pages -------------------------------------------------------- */
@@ -369,3 +382,4 @@ const struct test tests_second[] = {
 	{ "learning_is_not_poisoned", learning_is_not_poisoned, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };
+	{ "untrusted_load_hears_signals", untrusted_load_hears_signals, TEST_SLOW },

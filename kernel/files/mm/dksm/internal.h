@@ -527,6 +527,8 @@ extern bool dksm_use_zero_pages;
 #define DKSM_BATCH_DRAIN	BIT(3)
 
 struct dksm_batch *dksm_batch_alloc(gfp_t gfp);
+/* Any signal ends it, not only a fatal one. */
+#define DKSM_BATCH_SIGNALS	BIT(4)
 void dksm_batch_begin(struct dksm_batch *batch, struct dksm_mm *member,
 		      struct dksm_report *report, unsigned int flags);
 void dksm_batch_free(struct dksm_batch *batch);

@@ -52,6 +52,7 @@ int dksm_vma_skip_reason(struct vm_area_struct *vma)
  * @batch:	for merging
  * @second:	for loading
  * @looked:	pages looked at, dksm_load_pages at most
+ * @signals:	any signal ends it, not only a fatal one
  * @next:	in one VMA: where to go on, or what was found
  * @counted:	the last page that was counted as unmerged
  * @holes:	pages of the range that no VMA covers
@@ -61,15 +62,22 @@ struct walk {
 	struct dksm_batch *batch;
 	struct dksm_second *second;
 	unsigned long *looked;
+	bool signals;
 	unsigned long next;
 	unsigned long counted;
 	unsigned long holes;
 };
 
-static bool walk_should_pause(struct mm_struct *mm)
+static bool walk_is_interrupted(const struct walk *walk)
+{
+	return walk->signals ? signal_pending(current) :
+			       fatal_signal_pending(current);
+}
+
+static bool walk_should_pause(const struct walk *walk, struct mm_struct *mm)
 {
 	return need_resched() || mmap_lock_is_contended(mm) ||
-	       fatal_signal_pending(current);
+	       walk_is_interrupted(walk);
 }
 
 static int merge_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
@@ -83,7 +91,7 @@ static int merge_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 		return 1;	/* to be drained, without mmap_lock */
 	}
 	walk->next = next;
-	return walk_should_pause(mm_walk->mm);
+	return walk_should_pause(walk, mm_walk->mm);
 }
 
 static const struct mm_walk_ops merge_ops = {
@@ -136,7 +144,7 @@ static int range_walk(struct mm_struct *mm, unsigned long *addr,
 		mmap_read_unlock(mm);
 		if (walk->batch)
 			dksm_batch_drain(walk->batch);
-		if (fatal_signal_pending(current))
+		if (walk_is_interrupted(walk))
 			return -EINTR;
 	}
 	return err;
@@ -153,14 +161,18 @@ static int range_walk(struct mm_struct *mm, unsigned long *addr,
  * @holes: out: pages of the range that are not mapped
  *
  * Context: process, no locks held.
- * Return: 0, or -EINTR (a fatal signal).
+ * Return: 0, or -EINTR (a fatal signal; any with DKSM_BATCH_SIGNALS).
  */
 int dksm_range_merge(struct mm_struct *mm, struct dksm_batch *batch,
 		     unsigned int flags, unsigned long *start,
 		     unsigned long end, struct dksm_report *report,
 		     unsigned long *holes)
 {
-	struct walk walk = { .report = report, .batch = batch };
+	struct walk walk = {
+		.report = report,
+		.batch = batch,
+		.signals = flags & DKSM_BATCH_SIGNALS,
+	};
 	int err;
 
 	dksm_batch_begin(batch, mm->dksm, report, flags);
@@ -206,7 +218,7 @@ static int load_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 			addr = begin;
 	}
 	walk->next = addr;
-	return err ?: walk_should_pause(mm_walk->mm);
+	return err ?: walk_should_pause(walk, mm_walk->mm);
 }
 
 static const struct mm_walk_ops load_ops = {
@@ -251,6 +263,7 @@ int dksm_range_load(struct mm_struct *mm, struct dksm_second *second,
 		.report = second->report,
 		.second = second,
 		.looked = looked,
+		.signals = true,
 	};
 	int err;
 
@@ -392,7 +405,7 @@ static int vma_unmerge(struct vm_area_struct *vma, unsigned long *addr,
 				return err;
 			*addr += PAGE_SIZE;	/* the mm is being reaped */
 		}
-		if (walk_should_pause(vma->vm_mm))
+		if (walk_should_pause(walk, vma->vm_mm))
 			return 0;
 	}
 done:

@@ -72,8 +72,8 @@ static int vm_ranges_merge(struct dksm_vm *vm, struct dksm_batch *batch,
 		err = second ?
 		      dksm_range_load(mm, second, &vm->cursor, end, &vm->looked,
 				      &holes) :
-		      dksm_range_merge(mm, batch, 0, &vm->cursor, end, report,
-				       &holes);
+		      dksm_range_merge(mm, batch, DKSM_BATCH_SIGNALS,
+				       &vm->cursor, end, report, &holes);
 		report->scanned += holes;
 		report->skipped[DKSM_SKIP_UNMAPPED] += holes;
 	}
