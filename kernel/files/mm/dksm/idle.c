@@ -66,8 +66,8 @@ struct idle_range {
  * struct idle - some work on a pass; large, so not on the stack
  * @ops:	see there; NULL for whoever attaches the process
  * @vcpu:	for @ops
- * @ns:		for how long, once prepared, at least one step; 0 for no limit
- * @deadline:	stop at this time, in nanoseconds; if @ns
+ * @ns:		for how long, and one step at least; 0 for no limit
+ * @deadline:	stop at this time, in nanoseconds; 0 for not yet
  * @mm:		of the virtual machine
  * @member:	of @mm; DKSM_MM_IDLE is held
  * @attached:	what @member was when this began
@@ -333,7 +333,7 @@ static bool idle_should_stop(struct idle *idle)
 {
 	if (!idle->ops)
 		return fatal_signal_pending(current);
-	return (idle->ns && ktime_get_ns() >= idle->deadline) ||
+	return (idle->deadline && ktime_get_ns() >= idle->deadline) ||
 	       idle->ops->should_stop(idle->vcpu);
 }
 
@@ -347,8 +347,6 @@ static void idle_work(struct idle *idle)
 	/* Pages that were just populated would be taken for pinned. */
 	if (idle->ops && round->phase == DKSM_IDLE_LOOK && !round->cursor)
 		dksm_drain_later();
-	/* However long it took to prepare: else there might be no progress. */
-	idle->deadline = ktime_get_ns() + idle->ns;
 	while (go_on && round->phase != DKSM_IDLE_REST && !idle_should_stop(idle)) {
 		begin = ktime_get_ns();
 		go_on = idle_find_range(idle);
@@ -357,6 +355,9 @@ static void idle_work(struct idle *idle)
 		else if (go_on)
 			phase_end(idle);
 		step_time(idle, ktime_get_ns() - begin);
+		/* However long it took to prepare: else there might be no progress. */
+		if (idle->ns && !idle->deadline)
+			idle->deadline = begin + idle->ns;
 		cond_resched();
 	}
 }
@@ -494,21 +495,26 @@ void dksm_vm_idle(struct dksm_vm *vm, const struct dksm_vm_ops *ops,
 EXPORT_SYMBOL_GPL(dksm_vm_idle);
 
 /*
- * For a moment, and then not before that is its part of the time that the threads of
- * the process have run: others that run in between are neither spent nor waited for.
+ * For a moment, and then not before that is its part of the time, and of what the
+ * threads of the process have run: others that run in between are neither spent nor
+ * waited for, and several processors do not make it more for the one that pays.
  */
 static void busy_moment(struct dksm_mm *member, u32 attached,
 			const struct dksm_vm_ops *ops, void *vcpu)
 {
 	unsigned int percent = clamp(READ_ONCE(dksm_busy_percent), 1U, 100U);
-	u64 ran = dksm_process_ran(), begin;
+	u64 begin = ktime_get_ns(), ran, spent;
 
+	if (begin < member->idle.busy_ns)
+		return;
+	ran = dksm_process_ran();
 	if (ran < member->idle.busy_ran)
 		return;
-	begin = task_sched_runtime(current);
+	spent = task_sched_runtime(current);
 	idle_moment(member, attached, BUSY_NS, ops, vcpu);
-	member->idle.busy_ran = ran + (task_sched_runtime(current) - begin) *
-				      100 / percent;
+	spent = task_sched_runtime(current) - spent;
+	member->idle.busy_ns = begin + spent * 100 / percent;
+	member->idle.busy_ran = ran + spent * 100 / percent;
 }
 
 /**

@@ -257,7 +257,8 @@ struct dksm_sample {
  * @sample_wait: jiffies from then until they are again; 0: not by time
  * @ran:	ns that the threads of the process had run then
  * @busy_at:	jiffies when a guest that is never idle asked last
- * @busy_ran:	for how long its threads are to have run before it is worked for again
+ * @busy_ns:	time from which on such a guest may be worked for
+ * @busy_ran:	for how long its threads are to have run by then
  *
  * All zero for a new process.
  */
@@ -289,6 +290,7 @@ struct dksm_idle {
 	unsigned long sample_wait;
 	u64 ran;
 	unsigned long busy_at;
+	u64 busy_ns;
 	u64 busy_ran;
 };
 
@@ -442,9 +444,9 @@ void dksm_domain_get(struct dksm_domain *domain);
 void dksm_domain_put(struct dksm_domain *domain);
 bool dksm_domain_may_use(const struct dksm_domain *domain);
 int dksm_mm_join(struct mm_struct *mm, struct dksm_domain *domain);
+unsigned long dksm_members_pages(struct dksm_domain *domain);
 int dksm_mm_attach(struct mm_struct *mm, u32 flags);
 int dksm_mm_detach(struct mm_struct *mm);
-unsigned long dksm_members_pages(struct dksm_domain *domain);
 
 /* extent.c */
 extern unsigned int dksm_max_page_sharing;
@@ -525,10 +527,10 @@ extern bool dksm_use_zero_pages;
 #define DKSM_BATCH_JOIN		BIT(2)
 /* Have lists that hold references drained, by dksm_batch_drain(). */
 #define DKSM_BATCH_DRAIN	BIT(3)
-
-struct dksm_batch *dksm_batch_alloc(gfp_t gfp);
 /* Any signal ends it, not only a fatal one. */
 #define DKSM_BATCH_SIGNALS	BIT(4)
+
+struct dksm_batch *dksm_batch_alloc(gfp_t gfp);
 void dksm_batch_begin(struct dksm_batch *batch, struct dksm_mm *member,
 		      struct dksm_report *report, unsigned int flags);
 void dksm_batch_free(struct dksm_batch *batch);
