@@ -57,6 +57,8 @@ static inline bool page_test_dksm(const struct page *page)
 }
 
 bool dksm_zero_pte(struct mm_struct *mm, pte_t pte);
+bool dksm_may_collapse(struct vm_area_struct *vma, unsigned long address,
+		       pte_t *pte);
 bool folio_trylock_unless_dksm(struct folio *folio);
 void __dksm_folio_free(struct folio *folio);
 void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio);
@@ -168,6 +170,12 @@ static inline bool page_test_dksm(const struct page *page)
 static inline bool dksm_zero_pte(struct mm_struct *mm, pte_t pte)
 {
 	return false;
+}
+
+static inline bool dksm_may_collapse(struct vm_area_struct *vma,
+				     unsigned long address, pte_t *pte)
+{
+	return true;
 }
 
 #define folio_trylock_unless_dksm(folio)	folio_trylock(folio)

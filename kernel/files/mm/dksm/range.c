@@ -322,7 +322,7 @@ int dksm_merge(struct mm_struct *mm, unsigned long start, unsigned long end,
 	return err;
 }
 
-/* From khugepaged and UFFDIO_MOVE: a zero page that a merge put there? */
+/* From UFFDIO_MOVE: a zero page that a merge put there? */
 bool dksm_zero_pte(struct mm_struct *mm, pte_t pte)
 {
 	return READ_ONCE(mm->dksm) && is_ksm_zero_pte(pte);
@@ -341,6 +341,34 @@ static struct folio *pte_frame(struct vm_area_struct *vma, unsigned long addr,
 							   NULL;
 }
 
+static bool pte_is_merged(struct vm_area_struct *vma, unsigned long addr,
+			  pte_t pte)
+{
+	return (pte_present(pte) && is_ksm_zero_pte(pte)) ||
+	       pte_frame(vma, addr, pte);
+}
+
+/**
+ * dksm_may_collapse - may small pages become a huge one?
+ * @vma: where
+ * @address: of the first one
+ * @pte: its entry, mapped and with page table lock
+ *
+ * That gives each of them a copy.  As with KSM they may, unless so many are merged
+ * that a huge page would be split for them.
+ */
+bool dksm_may_collapse(struct vm_area_struct *vma, unsigned long address,
+		       pte_t *pte)
+{
+	unsigned int i, left = READ_ONCE(dksm_huge_min);
+
+	if (!READ_ONCE(vma->vm_mm->dksm))
+		return true;
+	for (i = 0; i < PTRS_PER_PTE && left; i++, address += PAGE_SIZE, pte++)
+		left -= pte_is_merged(vma, address, ptep_get(pte));
+	return left;
+}
+
 static int find_merged_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 			   struct mm_walk *mm_walk)
 {
@@ -354,10 +382,7 @@ static int find_merged_pmd(pmd_t *pmd, unsigned long addr, unsigned long next,
 		return 0;
 	ptep = start;
 	for (; addr < next && !found; addr += PAGE_SIZE, ptep++) {
-		pte_t pte = ptep_get(ptep);
-
-		if ((pte_present(pte) && is_ksm_zero_pte(pte)) ||
-		    pte_frame(mm_walk->vma, addr, pte)) {
+		if (pte_is_merged(mm_walk->vma, addr, ptep_get(ptep))) {
 			walk->next = addr;
 			found = 1;
 		}
