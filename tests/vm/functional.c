@@ -60,6 +60,7 @@ static struct knob {
 	{ THP_SYSFS "khugepaged/scan_sleep_millisecs", "" },
 	{ THP_SYSFS "khugepaged/pages_to_scan", "" },
 	{ THP_SYSFS "khugepaged/max_ptes_shared", "" },
+	{ "/proc/sys/kernel/sched_rt_runtime_us", "" },
 	{ "/proc/sys/vm/nr_hugepages", "" },
 };
 

@@ -3,6 +3,9 @@
  * Random operations on virtual machines that share memory: what guests, their VMM
  * and others do to it at the same time, with VMMs that are killed in the middle.
  *
+ * Guests are reset, given less memory and more, stopped, attached in the middle of what they
+ * do, and interrupted while they are loaded.
+ *
  * Each driver has one machine at a time, in this test's domain.  The VMM has a model
  * of its memory (struct region), the driver one of what the guest must see.
  *
@@ -10,8 +13,10 @@
  * that has none; TEST_COUNTS is a file for counts, written every second (tests/soak).
  */
 #define _GNU_SOURCE
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,6 +50,28 @@ static long op_host_fill(struct region *r, const long *arg)
 static long op_host_poke(struct region *r, const long *arg)
 {
 	region_poke(r, arg[0], arg[1], arg[2]);
+	return 0;
+}
+
+/* As a balloon does: given to the host, and then filled anew. */
+static long op_host_refill(struct region *r, const long *arg)
+{
+	SYS(madvise(region_page(r, arg[0]), arg[1] * PAGE_SIZE, MADV_DONTNEED));
+	return op_host_fill(r, arg);
+}
+
+static void alarm_rings(int signal UNUSED)
+{
+}
+
+/* A signal in @arg[0] us, during what comes then: KVM_RUN returns, or a load is cut short. */
+static long op_alarm(struct region *r UNUSED, const long *arg)
+{
+	struct sigaction action = { .sa_handler = alarm_rings, .sa_flags = SA_RESTART };
+	struct itimerval soon = { .it_value.tv_usec = arg[0] };
+
+	SYS(sigaction(SIGALRM, &action, NULL));
+	SYS(setitimer(ITIMER_REAL, &soon, NULL));
 	return 0;
 }
 
@@ -106,10 +133,24 @@ static struct op draw_advice(void)
 					 advice[rnd(&rng) % ARRAY_SIZE(advice)] } };
 }
 
+static struct op draw_alarm(void)
+{
+	return (struct op){ op_alarm, { 1 + rnd(&rng) % 3000 } };
+}
+
+/* All of its memory is loaded once more. */
+static struct op draw_reset(void)
+{
+	struct op op = { op_host_fill, { VM_PAGES, DATA, 1, 1 } };
+
+	machine_model(&op);
+	return op;
+}
+
 static struct op draw(void)
 {
 	/* The last ones need DKSM. */
-	switch (rnd(&rng) % (domain < 0 ? 13 : 16)) {
+	switch (rnd(&rng) % (domain < 0 ? 16 : 19)) {
 	case 0 ... 3:
 		return draw_fill(op_guest_fill);
 	case 4:
@@ -127,10 +168,34 @@ static struct op draw(void)
 	case 12:
 		return (struct op){ op_verify, { 0 } };
 	case 13:
+		return draw_fill(op_host_refill);
+	case 14:
+		return draw_alarm();
+	case 15:
+		return draw_reset();
+	case 16:
 		return (struct op){ op_unmerge, { domain } };
 	default:
 		return (struct op){ op_merge, { domain } };
 	}
+}
+
+/* While it is in the middle of something. */
+static void attach(const struct peer *p)
+{
+	CHECK_EQ(dksm_attach(domain, p->pidfd, 0), 0);
+	machine.attached = true;
+}
+
+/* It stands still meanwhile. */
+static void stop_a_while(const struct peer *p)
+{
+	SYS(kill(p->pid, SIGSTOP));
+	if (domain >= 0 && rnd(&rng) % 2)
+		attach(p);
+	else
+		usleep(rnd(&rng) % 2000);
+	SYS(kill(p->pid, SIGCONT));
 }
 
 /* What somebody else does to the VMM while it is busy. */
@@ -138,7 +203,7 @@ static void disturb(void)
 {
 	const struct peer *p = &machine.vmm;
 
-	switch (rnd(&rng) % 8) {
+	switch (rnd(&rng) % 12) {
 	case 0:
 		if (domain >= 0)
 			merge(domain, p->pidfd, NULL, 0);
@@ -149,6 +214,13 @@ static void disturb(void)
 		break;
 	case 2:
 		peer_move(p, VM_PAGES, DATA, rnd(&rng) % 2);
+		break;
+	case 3:
+		if (domain >= 0)
+			attach(p);
+		break;
+	case 4:
+		stop_a_while(p);
 		break;
 	default:
 		break;
@@ -162,6 +234,10 @@ static void machine_start(void)
 	machine.vmm = vm_start(VM_PAGES + DATA, 1);
 	peer_call_args(&machine.vmm, op.fn, op.arg);
 	machine_model(&op);
+	if (rnd(&rng) % 2) {
+		op = draw_alarm();
+		peer_call_args(&machine.vmm, op.fn, op.arg);
+	}
 	machine.attached = domain >= 0 && rnd(&rng) % 4;
 	if (machine.attached)
 		CHECK_EQ(dksm_attach(domain, machine.vmm.pidfd, 0), 0);

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests.h"
@@ -373,6 +374,64 @@ static void load_cut_short_by_a_kill(void)
 	peer_verify(&stays);
 }
 
+/* ---- a busy host ------------------------------------------------------- */
+
+static void stay_on(pid_t pid, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	SYS(sched_setaffinity(pid, sizeof(set), &set));
+}
+
+/* Lets nobody else run on that processor for so long. */
+static pid_t hog_start(int cpu, u64 ms)
+{
+	const struct sched_param fifo = { .sched_priority = 50 };
+	u64 end = now_ms() + ms;
+	pid_t pid = SYS(fork());
+
+	if (pid)
+		return pid;
+	stay_on(0, cpu);
+	SYS(sched_setscheduler(0, SCHED_FIFO, &fifo));
+	while (now_ms() < end)
+		;
+	_exit(0);
+}
+
+/* Nothing of a start is done by other processors. */
+static void load_waits_for_no_processor(void)
+{
+	int dom = domain_open(""), here = sched_getcpu(), other = 0, status;
+	struct peer p[2];
+	cpu_set_t set;
+	u64 begin;
+	pid_t hog;
+
+	SYS(sched_getaffinity(0, sizeof(set), &set));
+	while (other < CPU_SETSIZE && (!CPU_ISSET(other, &set) || other == here))
+		other++;
+	if (other == CPU_SETSIZE)
+		SKIP("there is one processor only");
+	CHECK_EQ(write_str("/proc/sys/kernel/sched_rt_runtime_us", "-1"), 0);
+	stay_on(0, here);
+	for (int i = 0; i < 2; i++)
+		p[i] = vm_loaded(dom, 1, 500);
+	CHECK_EQ(peer_call(&p[0], op_vm_run_once, 0), 0);
+	hog = hog_start(other, 4000);
+	sleep_ms(200);
+	begin = now_ms();
+	CHECK_EQ(peer_call(&p[1], op_vm_run_once, 0), 0);
+	CHECK_OP(now_ms() - begin, <, 2000);
+	CHECK_EQ(waitpid(hog, &status, WNOHANG), 0);
+	CHECK_EQ(dksm_process(p[1].pid, "vms"), 1);
+	CHECK_OP(count_shared(&p[0], &p[1], DATA, N), >=, N / 2);
+	SYS(waitpid(hog, &status, 0));
+	peers_verify(p, 2);
+}
+
 const struct test tests_load[] = {
 	{ "load_merges_before_the_guest_runs",
 	  load_merges_before_the_guest_runs, 0 },
@@ -385,6 +444,7 @@ const struct test tests_load[] = {
 	{ "load_happens_once", load_happens_once, 0 },
 	{ "load_behind_seccomp", load_behind_seccomp, 0 },
 	{ "load_of_many_at_once", load_of_many_at_once, TEST_SLOW },
+	{ "load_waits_for_no_processor", load_waits_for_no_processor, 0 },
 	{ "load_cut_short_by_a_kill", load_cut_short_by_a_kill, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };

@@ -45,6 +45,19 @@ static int pin_start(int fd, void *addr, size_t len, unsigned int flags)
 	return ioctl(fd, PIN_START, &req) ? -errno : 0;
 }
 
+long op_pin(struct region *r, const long *arg)
+{
+	int fd = open("/sys/kernel/debug/gup_test", O_RDWR), err;
+
+	if (fd < 0)
+		return -errno;
+	err = pin_start(fd, region_page(r, arg[0]), arg[1] * PAGE_SIZE,
+			PIN_FOR_WRITE);
+	/* There is one pin at a time. */
+	close(fd);
+	return err;
+}
+
 /* What the holder of the pin sees. */
 static void pin_read(int fd, void *buf)
 {

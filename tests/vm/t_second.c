@@ -167,13 +167,13 @@ static size_t count_huge(const struct peer *p, size_t pages)
 	return count_flag(p->pid, peer_page(p, HUGE), pages, KPF_THP);
 }
 
-static void huge_pages_alone_stay(void)
+static void check_stay_huge(size_t equal)
 {
 	enum { PAGES = 4 * HUGE };
 	int dom = domain_open("");
 	struct peer p[2];
 
-	start_huge(p, dom, PAGES, 0, 3);
+	start_huge(p, dom, PAGES, equal, 3);
 	for (int i = 0; i < 2; i++) {
 		CHECK_OP(passes(&p[i]), >=, 2);
 		CHECK_OP(count_huge(&p[i], PAGES), >=, PAGES - 2 * HUGE);
@@ -182,18 +182,14 @@ static void huge_pages_alone_stay(void)
 	peers_verify(p, 2);
 }
 
+static void huge_pages_alone_stay(void)
+{
+	check_stay_huge(0);
+}
+
 static void huge_pages_with_little_in_common_stay(void)
 {
-	enum { PAGES = 4 * HUGE };
-	int dom = domain_open("");
-	struct peer p[2];
-
-	start_huge(p, dom, PAGES, 8, 3);
-	for (int i = 0; i < 2; i++) {
-		CHECK_OP(count_huge(&p[i], PAGES), >=, PAGES - 2 * HUGE);
-		CHECK_EQ(dksm_process(p[i].pid, "huge_split"), 0);
-	}
-	peers_verify(p, 2);
+	check_stay_huge(8);
 }
 
 static void split_what_is_in_common(unsigned int huge)
@@ -224,6 +220,31 @@ static void huge_pages_of_the_first_split(void)
 static void huge_pages_of_the_second_split(void)
 {
 	split_what_is_in_common(2);
+}
+
+static long op_collapse(struct region *r, const long *arg)
+{
+	return madvise(region_page(r, arg[0]), arg[1] * PAGE_SIZE, MADV_COLLAPSE) ?
+	       -errno : 0;
+}
+
+/* What was split for too little becomes huge again as with KSM, and stays so. */
+static void huge_pages_collapse_again(void)
+{
+	enum { PAGES = 2 * HUGE, EQUAL = 8 };
+	int dom = domain_open("");
+	struct peer p[2];
+
+	CHECK_EQ(write_u64(DKSM_SYSFS "huge_min", 1), 0);
+	start_huge(p, dom, PAGES, EQUAL, 3);
+	check_shared(&p[0], &p[1], HUGE, EQUAL);
+	CHECK_EQ(count_huge(&p[1], PAGES), 0);
+	CHECK_EQ(write_u64(DKSM_SYSFS "huge_min", 64), 0);
+	CHECK_EQ(peer_call(&p[1], op_collapse, HUGE, PAGES), 0);
+	CHECK_EQ(count_huge(&p[1], PAGES), PAGES);
+	halt_all(p, 2, 20);
+	CHECK_EQ(count_huge(&p[1], PAGES), PAGES);
+	peers_verify(p, 2);
 }
 
 /* ---- attaching what runs ----------------------------------------------- */
@@ -364,8 +385,35 @@ static void learning_is_not_poisoned(void)
 	peer_verify(&big);
 }
 
+/* What is pinned as soon as it was merged is copied, and says nothing of the next. */
+static void learning_heeds_no_pins(void)
+{
+	int dom = domain_open("");
+	struct peer p[4];
+	long err;
+
+	for (int i = 0; i < 4; i++) {
+		p[i] = vm_start(DATA + N, 1);
+		peer_fill(&p[i], DATA, N, 500, 1);
+		CHECK_EQ(dksm_attach(dom, p[i].pidfd, DKSM_ATTACH_NO_IDLE), 0);
+		peer_call(&p[i], op_vm_run_once, 0);
+		if (i == 1)
+			check_shared(&p[0], &p[1], DATA, N);
+		for (int k = 0; i == 1 && k < 2; k++) {
+			err = peer_call(&p[k], op_pin, DATA, N);
+			if (err == -ENOENT)
+				SKIP("no gup_test");
+			CHECK_EQ(err, 0);
+			check_private(p[k].pid, peer_page(&p[k], DATA), N);
+		}
+	}
+	check_shared(&p[2], &p[3], DATA, N);
+	peers_verify(p, 4);
+}
+
 const struct test tests_second[] = {
 	{ "load_is_bounded", load_is_bounded, TEST_SLOW },
+	{ "untrusted_load_hears_signals", untrusted_load_hears_signals, TEST_SLOW },
 	{ "load_hears_signals", load_hears_signals, TEST_SLOW },
 	{ "huge_pages_alone_stay", huge_pages_alone_stay, TEST_SLOW },
 	{ "huge_pages_with_little_in_common_stay",
@@ -374,12 +422,13 @@ const struct test tests_second[] = {
 	  huge_pages_with_much_in_common_split, TEST_SLOW },
 	{ "huge_pages_of_the_first_split", huge_pages_of_the_first_split, TEST_SLOW },
 	{ "huge_pages_of_the_second_split", huge_pages_of_the_second_split, TEST_SLOW },
+	{ "huge_pages_collapse_again", huge_pages_collapse_again, TEST_SLOW },
 	{ "attach_of_paused", attach_of_paused, 0 },
 	{ "attach_of_halted", attach_of_halted, 0 },
 	{ "attach_of_computing", attach_of_computing, 0 },
 	{ "attach_asks_who_maps_a_page", attach_asks_who_maps_a_page, 0 },
 	{ "busy_guests_are_merged", busy_guests_are_merged, TEST_SLOW },
+	{ "learning_heeds_no_pins", learning_heeds_no_pins, 0 },
 	{ "learning_is_not_poisoned", learning_is_not_poisoned, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };
-	{ "untrusted_load_hears_signals", untrusted_load_hears_signals, TEST_SLOW },

@@ -75,6 +75,8 @@ struct dksm_report peer_report(const struct peer *p);
 long op_merge(struct region *r, const long *arg);	/* fd; 0 or -errno */
 long op_unmerge(struct region *r, const long *arg);	/* fd; 0 or -errno */
 long op_verify(struct region *r, const long *arg);
+/* For writing, as VFIO does, for a moment; -ENOENT without gup_test. */
+long op_pin(struct region *r, const long *arg);		/* first, n */
 
 /* ---- virtual machines -------------------------------------------------- */
 
