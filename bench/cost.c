@@ -14,7 +14,7 @@
 #include <sched.h>
 #include <stdbool.h>
 
-#include "common.h"
+#include "processes.h"
 
 static pid_t pid_of(const char *name)
 {

@@ -43,6 +43,7 @@ class Results:
         """(median, lowest, highest) of value(result), or None."""
         values = [value(result) for result in self.of(bench, policy)
                   if all(result.get(key) == each for key, each in wanted.items())]
+        values = [each for each in values if each is not None]
         return (statistics.median(values), min(values), max(values)) if values else None
 
     def sizes(self, policy, varied, **fixed):
@@ -397,6 +398,37 @@ merged: each frame has one owner.</p>
         "tear down, a mapping": item("teardown_ns_per_mapping")}) or ""
 
 
+def start_of(vms, number, cost):
+    """Of a benchmark with so many VMs; None if this is the result of another."""
+    return lambda result: next((start[cost] for start in result["starts"]
+                                if result["vms"] == vms and start["vm"] == number), None)
+
+
+def starts_section(results):
+    runs = [r["result"] for r in results.records if r["bench"] == "starts"]
+    if not runs:
+        return ""
+    most = max(run["vms"] for run in runs)
+    large = max(run["pages"] for run in runs)
+    small = min(run["pages"] for run in runs)
+    return f"""<h2>Starts in one process</h2>
+<p>{most} virtual machines of one process with {small} equal pages each, and one with {large}
+pages alone: their first KVM_RUN, thousands of instructions, with what KVM itself does.</p>
+""" + columns(results, "starts", {
+        **{f"VM {number} of {most}": thousands(start_of(most, number, "start_ns"))
+           for number in (1, 2, 10, 100, most)},
+        "one alone": thousands(start_of(1, 1, "start_ns")),
+        "its first writes to all pages": thousands(start_of(1, 1, "write_ns")),
+        "to answer a signal meanwhile": thousands(item("signal_ns"))})
+
+
+def thousands(value):
+    def of(result):
+        found = value(result)
+        return None if found is None else found / 1000
+    return of
+
+
 def page(results):
     by_pages = draw_cost(results, "cost-pages", "Cost of merging 64 processes",
                          "pages of each process", cost_series(results, "pages", processes=64))
@@ -423,6 +455,7 @@ entry moved, in the same kernel.</p>
 <p>64 processes x 1000 pages: percent of the whole, by sampling.</p>
 {phases_table(results)}
 {scale_section(results)}
+{starts_section(results)}
 {memory_section(results)}
 {lasting_section(results)}
 {mix_section(results)}

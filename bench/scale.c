@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include "common.h"
+#include "processes.h"
 
 #define CGROUP "/sys/fs/cgroup/"
 #define GROUP CGROUP "scale/"
