@@ -98,6 +98,21 @@ static uint64_t mib(uint64_t bytes)
 	return bytes >> 20;
 }
 
+/* Guest memory that was looked at when it was loaded or attached, but shared memory. */
+static uint64_t private_pages(const struct dksm_report *report)
+{
+	return report->scanned - report->skipped[DKSM_SKIP_SHARED];
+}
+
+static bool has_private_guest(const struct process_facts *process)
+{
+	uint64_t pages = private_pages(&process->stat.load) +
+			 private_pages(&process->stat.attach);
+
+	return pages * page_bytes() >= GUEST_BYTES_MIN ||
+	       process->anonymous_bytes >= process->shared_bytes;
+}
+
 /* What no merge can share, whatever is attached. */
 static void process_memory(struct findings *all,
 			   const struct process_facts *process)
@@ -106,12 +121,19 @@ static void process_memory(struct findings *all,
 		find(all, SEVERITY_ERROR, "hugetlb_memory", "%" PRIu64 " MiB "
 		     "are hugetlb memory, which cannot be shared: start the "
 		     "VMM without huge pages", mib(process->hugetlb_bytes));
-	if (process->shared_bytes >= GUEST_BYTES_MIN)
+	if (process->shared_bytes >= GUEST_BYTES_MIN &&
+	    has_private_guest(process))
+		find(all, SEVERITY_NOTE, "shared_memory", "%" PRIu64 " MiB are "
+		     "shared memory (a ring or a device, say), which cannot be "
+		     "merged; the rest can", mib(process->shared_bytes));
+	else if (process->shared_bytes >= GUEST_BYTES_MIN)
 		find(all, SEVERITY_ERROR, "shared_memory", "%" PRIu64 " MiB are "
 		     "shared memory (memfd, shm), which cannot be merged: start "
 		     "the VMM with private memory (QEMU: no share=on)",
 		     mib(process->shared_bytes));
-	if (process->file_bytes >= GUEST_BYTES_MIN)
+	/* Less than what is private is an image that the VMM has loaded. */
+	if (process->file_bytes >= GUEST_BYTES_MIN &&
+	    process->file_bytes > process->anonymous_bytes)
 		find(all, SEVERITY_NOTE, "file_memory", "%" PRIu64 " MiB are "
 		     "mapped from a file, as after restoring a snapshot: "
 		     "unwritten pages share the page cache, only written ones "

@@ -109,6 +109,12 @@ static void processes(void)
 	healthy.stat_err = -ENODEV;	/* the host's finding says it all */
 	doctor_process(&none, &healthy);
 	CHECK(!none.nr);
+	/* A kernel's image that the VMM has mapped is no snapshot. */
+	healthy = healthy_process();
+	healthy.file_bytes = 23 * MIB;
+	healthy.anonymous_bytes = 60 * MIB;
+	doctor_process(&none, &healthy);
+	CHECK(!none.nr);
 	PROCESS(SEVERITY_ERROR, "no_process", process.stat_err = -ESRCH);
 	PROCESS(SEVERITY_ERROR, "process_access", process.stat_err = -EACCES);
 	PROCESS(SEVERITY_ERROR, "hugetlb_memory",
@@ -116,6 +122,11 @@ static void processes(void)
 	PROCESS(SEVERITY_ERROR, "shared_memory",
 		process.shared_bytes = 64 * MIB);
 	PROCESS(SEVERITY_NOTE, "file_memory", process.file_bytes = 64 * MIB);
+	PROCESS(SEVERITY_NOTE, "shared_memory", process.shared_bytes = 16 * MIB;
+		process.anonymous_bytes = 32 * MIB);
+	PROCESS(SEVERITY_NOTE, "shared_memory", process.shared_bytes = 64 * MIB;
+		stat->load.skipped[DKSM_SKIP_SHARED] = 500;
+		stat->load.scanned = 500 + 2048);
 	PROCESS(SEVERITY_ERROR, "not_attached",
 		stat->attached = stat->pages_merged = 0);
 	PROCESS(SEVERITY_NOTE, "not_attached", stat->attached = 0);
