@@ -150,6 +150,9 @@ static uint64_t signal_answer(struct machine *m, long after)
 	begin = now();
 	check(timer_settime(timer, 0, &soon, NULL), "timer_settime");
 	machine_run(m, 0);
+	/* It may be over by then. */
+	while (!answered)
+		usleep(1000);
 	return answered - begin - after;
 }
 
