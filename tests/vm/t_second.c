@@ -385,8 +385,8 @@ static void learning_is_not_poisoned(void)
 	peer_verify(&big);
 }
 
-/* What is pinned as soon as it was merged is copied, and says nothing of the next. */
-static void learning_heeds_no_pins(void)
+/* What a VMM does to its memory as soon as it was merged says nothing of the next. */
+static void check_teaches_nothing(peer_fn fn)
 {
 	int dom = domain_open("");
 	struct peer p[4];
@@ -400,15 +400,38 @@ static void learning_heeds_no_pins(void)
 		if (i == 1)
 			check_shared(&p[0], &p[1], DATA, N);
 		for (int k = 0; i == 1 && k < 2; k++) {
-			err = peer_call(&p[k], op_pin, DATA, N);
+			err = peer_call_args(&p[k], fn, (long[4]){ DATA, N });
 			if (err == -ENOENT)
 				SKIP("no gup_test");
 			CHECK_EQ(err, 0);
 			check_private(p[k].pid, peer_page(&p[k], DATA), N);
 		}
 	}
+	CHECK_OP(dksm_domain("", "learned_volatile"), <=, DATA);
 	check_shared(&p[2], &p[3], DATA, N);
 	peers_verify(p, 4);
+}
+
+static void learning_heeds_no_pins(void)
+{
+	check_teaches_nothing(op_pin);
+}
+
+/* As from a disk, to where it was. */
+static long op_read(struct region *r, const long *arg)
+{
+	int fd = SYS(memfd_create("disk", MFD_CLOEXEC));
+	size_t len = arg[1] * PAGE_SIZE;
+
+	CHECK_EQ(SYS(pwrite(fd, region_page(r, arg[0]), len, 0)), (ssize_t)len);
+	CHECK_EQ(SYS(pread(fd, region_page(r, arg[0]), len, 0)), (ssize_t)len);
+	close(fd);
+	return 0;
+}
+
+static void learning_heeds_no_reads(void)
+{
+	check_teaches_nothing(op_read);
 }
 
 const struct test tests_second[] = {
@@ -429,6 +452,7 @@ const struct test tests_second[] = {
 	{ "attach_asks_who_maps_a_page", attach_asks_who_maps_a_page, 0 },
 	{ "busy_guests_are_merged", busy_guests_are_merged, TEST_SLOW },
 	{ "learning_heeds_no_pins", learning_heeds_no_pins, 0 },
+	{ "learning_heeds_no_reads", learning_heeds_no_reads, 0 },
 	{ "learning_is_not_poisoned", learning_is_not_poisoned, TEST_SLOW },
 	{ NULL, NULL, 0 },
 };

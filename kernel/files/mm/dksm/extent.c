@@ -600,6 +600,20 @@ static void frame_hold(struct folio *frame)
 }
 
 /*
+ * Is it the guest that writes?  Its VMM loads, resets, pins and does I/O, which says
+ * nothing of the guests to come.  KVM faults for a guest in a thread that it wants to
+ * hear of when it is preempted, and nobody else wants that.
+ */
+static bool guest_writes(void)
+{
+#ifdef CONFIG_PREEMPT_NOTIFIERS
+	return !hlist_empty(&current->preempt_notifiers);
+#else
+	return false;
+#endif
+}
+
+/*
  * A fault is going to copy a frame, for a write or to unshare it; it holds a reference to it,
  * taken while it was mapped, so it stays a frame.
  */
@@ -615,8 +629,7 @@ void __dksm_cow_break(struct vm_fault *vmf, struct folio *folio)
 	atomic_long_inc(&extent->domain->totals.cow_breaks);
 	if (member) {
 		atomic_long_inc(&member->cow_breaks);
-		/* The VMM itself loads, resets, pins: that is not the guest. */
-		if (!(vmf->flags & FAULT_FLAG_USER))
+		if (guest_writes())
 			dksm_learn_break(member, node);
 	}
 	trace_dksm_cow_break(vmf->vma->vm_mm, vmf->address, folio_pfn(folio));
@@ -631,9 +644,8 @@ void __dksm_zero_break(struct vm_fault *vmf)
 	if (vmf->flags & FAULT_FLAG_UNSHARE || !is_ksm_zero_pte(vmf->orig_pte))
 		return;
 	atomic_long_inc(&member->zero_breaks);
-	if (vmf->flags & FAULT_FLAG_USER)
-		return;		/* as in __dksm_cow_break() */
-	dksm_learn_zero_break(member, vma, vmf->address);
+	if (guest_writes())
+		dksm_learn_zero_break(member, vma, vmf->address);
 }
 
 #ifdef CONFIG_DKSM_KUNIT_TEST
