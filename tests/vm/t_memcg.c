@@ -201,10 +201,42 @@ static void oom_kill_of_the_first_owner(void)
 	oom_of(0);
 }
 
+/* Copies for which there is no room are not made, and nobody is killed for them. */
+static void unmerge_stops_at_the_limit(void)
+{
+	const char *group = cgroup_make("");
+	struct peer p[3] = { start_in(group, N), start_in(group, N),
+			     start_in(group, N) };
+	struct dksm_report rep;
+	int dom = domain_open("");
+	char max[24];
+
+	for (int i = 0; i < 3; i++) {
+		peer_fill(&p[i], 0, N, 1, 1);
+		peer_merge(&p[i], dom);
+	}
+	limit(group, "memory.swap.max", "0");
+	snprintf(max, sizeof(max), "%llu", (unsigned long long)
+		 group_current(group) + N * PAGE_SIZE / 2);
+	limit(group, "memory.max", max);
+	CHECK_EQ(dksm_range(dom, DKSM_IOC_UNMERGE, p[2].pidfd, p[2].addr,
+			    N * PAGE_SIZE, &rep), -ENOMEM);
+	CHECK_OP(rep.unmerged, >=, N / 4);
+	CHECK_OP(rep.unmerged, <, N);
+	CHECK_EQ(count_merged(p[2].pid, p[2].addr, N), N - rep.unmerged);
+	CHECK_EQ(cgroup_read(group, "memory.events", "oom_kill"), 0);
+	peers_verify(p, 3);
+	limit(group, "memory.max", "max");
+	unmerge(dom, p[2].pidfd, p[2].addr, N * PAGE_SIZE);
+	check_private(p[2].pid, p[2].addr, N);
+	peers_verify(p, 3);
+}
+
 const struct test tests_memcg[] = {
 	{ "charges_follow_the_frames", charges_follow_the_frames, 0 },
 	{ "zero_pages_are_not_resident", zero_pages_are_not_resident, 0 },
 	{ "group_of_the_owner_goes", group_of_the_owner_goes, 0 },
+	{ "unmerge_stops_at_the_limit", unmerge_stops_at_the_limit, 0 },
 	{ "oom_kill_of_a_sharer", oom_kill_of_a_sharer, 0 },
 	{ "oom_kill_of_the_first_owner", oom_kill_of_the_first_owner, 0 },
 	{ NULL, NULL, 0 },

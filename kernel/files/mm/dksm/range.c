@@ -5,8 +5,10 @@
  * mmap_lock is taken for read and given up often: a writer never waits for more
  * than a batch.
  */
+#include <linux/gfp.h>
 #include <linux/hugetlb.h>
 #include <linux/ksm.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/pagewalk.h>
 #include <linux/sched/mm.h>
@@ -396,12 +398,32 @@ static const struct mm_walk_ops find_merged_ops = {
 	.walk_lock = PGWALK_RDLOCK,
 };
 
+/*
+ * Would a copy be had without killing somebody for it?  A page fault cannot be told
+ * to do without, neither for the host nor for the memory cgroup of the mm.  Others may
+ * take it before the fault does.
+ */
+static bool has_room(struct vm_area_struct *vma, unsigned long addr)
+{
+	const gfp_t gfp = GFP_HIGHUSER_MOVABLE | __GFP_RETRY_MAYFAIL |
+			  __GFP_NOWARN;
+	struct folio *folio = vma_alloc_folio(gfp, 0, vma, addr, false);
+	bool room = folio && !mem_cgroup_charge(folio, vma->vm_mm, gfp);
+
+	if (folio)
+		folio_put(folio);
+	return room;
+}
+
 /* 0 also if another fault is needed: something changed below this one. */
 static int unshare(struct vm_area_struct *vma, unsigned long addr)
 {
-	vm_fault_t fault = handle_mm_fault(vma, addr, FAULT_FLAG_UNSHARE |
-						      FAULT_FLAG_REMOTE, NULL);
+	vm_fault_t fault;
 
+	if (!has_room(vma, addr))
+		return -ENOMEM;
+	fault = handle_mm_fault(vma, addr, FAULT_FLAG_UNSHARE |
+					   FAULT_FLAG_REMOTE, NULL);
 	if (fault & VM_FAULT_OOM)
 		return -ENOMEM;
 	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
@@ -448,6 +470,9 @@ done:
  *
  * Zero pages that KSM put there are copied, too: the two look the same.  In an
  * @mm that is in no domain there is nothing else to be found.
+ *
+ * Where there is no memory for a copy it ends: nobody is killed for it.  It may leave
+ * little to others.
  *
  * Context: process, no locks held.
  * Return: 0, -ENOMEM (part of the range is not mapped; or no memory for a

@@ -190,7 +190,8 @@ struct dksm_domain_args {
  * EACCES or EPERM (the caller may not ptrace the process, or not use the
  * domain), ENOENT (no domain), EXDEV (the process is in another domain),
  * ENOMEM (part of the range is not mapped, as with madvise(2): the rest was
- * done; or no memory to begin with), EINTR (a fatal signal arrived: the report
+ * done; or no memory to begin with, or for the copies of an unmerge, which ends
+ * there), EINTR (a fatal signal arrived: the report
  * tells what was done).
  */
 struct dksm_range_args {
