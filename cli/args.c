@@ -18,12 +18,14 @@
 	"0123456789._-"
 
 enum {
-	OPT_DOMAIN = OPT_LONG, OPT_UNTRUSTED, OPT_JSON, OPT_PROMETHEUS, OPT_HELP
+	OPT_DOMAIN = OPT_LONG, OPT_UNTRUSTED, OPT_JSON, OPT_PROMETHEUS, OPT_DRY_RUN,
+	OPT_HELP
 };
 
 static const struct option options[] = {
 	{ "json", no_argument, NULL, OPT_JSON },
 	{ "prometheus", no_argument, NULL, OPT_PROMETHEUS },
+	{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ "domain", required_argument, NULL, OPT_DOMAIN },
 	{ "untrusted", no_argument, NULL, OPT_UNTRUSTED },
@@ -183,6 +185,14 @@ static int prometheus_option(struct args *args, char **argv,
 	return EXIT_OK;
 }
 
+static int dry_run_option(struct args *args, char **argv, unsigned int accept)
+{
+	if (!(accept & ARGS_DRY_RUN))
+		return usage_error(argv[0], "--dry-run makes no sense here");
+	args->dry_run = true;
+	return EXIT_OK;
+}
+
 static int option(struct args *args, int opt, char **argv, unsigned int accept)
 {
 	switch (opt) {
@@ -199,6 +209,8 @@ static int option(struct args *args, int opt, char **argv, unsigned int accept)
 		return untrusted_option(args, argv, accept);
 	case OPT_PROMETHEUS:
 		return prometheus_option(args, argv, accept);
+	case OPT_DRY_RUN:
+		return dry_run_option(args, argv, accept);
 	default:
 		return option_error(opt, argv);
 	}

@@ -50,6 +50,7 @@ struct range {
  * @pid:	the process; 0 if none was given
  * @json:	--json
  * @prometheus:	--prometheus
+ * @dry_run:	--dry-run
  * @help:	--help; nothing else has been looked at then
  * @domain:	--domain, else NULL; points into argv
  * @domain_flags: DKSM_DOMAIN_*, but for DKSM_DOMAIN_CREATE
@@ -60,6 +61,7 @@ struct args {
 	pid_t pid;
 	bool json;
 	bool prometheus;
+	bool dry_run;
 	bool help;
 	const char *domain;
 	unsigned int domain_flags;
@@ -73,6 +75,7 @@ enum args_accept {
 	ARGS_RANGES = 1 << 1,
 	ARGS_NO_PID = 1 << 2,	/* the PID may be left out */
 	ARGS_PROMETHEUS = 1 << 3,
+	ARGS_DRY_RUN = 1 << 4,
 };
 
 /*
@@ -142,12 +145,35 @@ struct json_object;
 void report_fill(struct json_object *object, const char *verb,
 		 const struct dksm_report *report);
 
+/**
+ * struct room - what it takes to unmerge all of a process
+ * @pages:	of it that are merged
+ * @needed:	bytes, for a copy of each
+ * @host:	bytes that are available
+ * @group:	bytes below the tightest limit of its memory cgroups, or UINT64_MAX
+ * @limit:	the file of that limit, or ""
+ */
+struct room {
+	uint64_t pages;
+	uint64_t needed;
+	uint64_t host;
+	uint64_t group;
+	char limit[4200];
+};
+
+/* room.c; room_look() returns 0 or a negative errno of dksm_stat_process(). */
+int room_look(pid_t pid, struct room *room);
+bool room_suffices(const struct room *room);
+void room_table(FILE *out, const struct room *room);
+void room_json(FILE *out, pid_t pid, const struct room *room);
+
 /* failure.c: what went wrong and what to do next. */
 enum step {
 	STEP_DEVICE,		/* connecting to the kernel */
 	STEP_PROCESS,		/* finding the process */
 	STEP_DOMAIN,		/* joining a domain */
 	STEP_PAGES,		/* merging or unmerging */
+	STEP_COPIES,		/* unmerging all of a process */
 	STEP_ATTACH,		/* attaching or detaching */
 	STEP_STAT,		/* reading numbers */
 };

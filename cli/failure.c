@@ -53,6 +53,9 @@ static const struct advice {
 	  "memory: compare with /proc/PID/maps" },
 	{ STEP_PAGES, ENOMEM, "part of the range is not mapped (the rest was "
 	  "done), or memory ran out: compare with /proc/PID/maps" },
+	{ STEP_COPIES, ENOMEM, "memory ran out, so the rest stays merged: free "
+	  "some, or raise the limit that dksm unmerge --dry-run names, and run "
+	  "it again" },
 	{ STEP_PAGES, EINTR, "interrupted by a signal: run it again to do the "
 	  "rest" },
 	{ STEP_ATTACH, EACCES, "you may not attach it, or not use its domain: "
