@@ -175,7 +175,9 @@ static void lasting_overwritten(void)
 /* Two guests that do nothing for so many seconds but to halt again now and then. */
 static void rest(const struct peer *p, int seconds)
 {
-	for (int second = 0; second < seconds; second += 2)
+	u64 end = now_ms() + seconds * 1000;
+
+	while (now_ms() < end)
 		for (int i = 0; i < 2; i++)
 			peer_call(&p[i], op_guest_halt, 1, 1000, 0, 0);
 }
