@@ -154,7 +154,7 @@ static void scene_huge(void)
 
 static void scene_unmerge(void)
 {
-	struct region r = filled(48, 0);
+	struct region r = filled(12, 0);
 	int fd = domain_new(0), err;
 
 	merge(fd, DKSM_SELF, r.addr, region_bytes(&r));
@@ -328,7 +328,7 @@ static void scene_idle(void)
 /* One that runs, with more pages than the first table of candidates has room for. */
 static void scene_attach_running(void)
 {
-	enum { PAGES = 1024 };
+	enum { PAGES = 500 };
 	struct peer p = vm_start(VM_PAGES + PAGES, 1);
 	int dom = domain_new(0), err;
 
