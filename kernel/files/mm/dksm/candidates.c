@@ -332,7 +332,9 @@ static void candidates_work(struct work_struct *work)
 	mutex_lock(&domain->candidates.resize);
 	candidates_fit(domain);
 	mutex_unlock(&domain->candidates.resize);
-	dksm_learn_fit(domain);
+	/* Nobody learns where nobody was ever attached. */
+	if (rcu_access_pointer(domain->learned))
+		dksm_learn_fit(domain);
 }
 
 /**
