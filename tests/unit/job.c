@@ -260,6 +260,7 @@ static void advice_for_all(void)
 		{ STEP_PAGES, -EPERM, "" }, { STEP_PAGES, -ENOENT, "" },
 		{ STEP_PAGES, -EXDEV, "" }, { STEP_PAGES, -EXDEV, "web" },
 		{ STEP_PAGES, -ENOMEM, "" }, { STEP_PAGES, -EINTR, "" },
+		{ STEP_COPIES, -ENOMEM, "" },
 		{ STEP_PAGES, -ENOTTY, "" }, { STEP_PAGES, -E2BIG, "" },
 		{ STEP_STAT, -ENODEV, "" }, { STEP_STAT, -ESRCH, "" },
 		{ STEP_STAT, -EACCES, "" }, { STEP_STAT, -ENOENT, "" },
